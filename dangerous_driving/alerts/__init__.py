@@ -1,0 +1,1 @@
+"""Alerts: a dangerous scene over time, opened by assessments, closed by silence."""

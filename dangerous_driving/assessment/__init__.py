@@ -1,0 +1,1 @@
+"""Assessment: prompts, key pool, LLM client, answer parsing, scheduler."""

@@ -1,0 +1,1 @@
+"""Cameras: sources and readers. The first station of the flow."""

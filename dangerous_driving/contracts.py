@@ -1,0 +1,377 @@
+"""The messages between the parts, typed: what lies on the Kafka topics, exactly.
+
+JSON with camelCase names. Unknown fields are left out without an error; a missing or ill-typed field raises
+:class:`~dangerous_driving.errors.ContractError`, which names the field. Times are ISO 8601 in UTC with
+milliseconds, boxes are ``[x1, y1, x2, y2]`` in pixels of the frame, latencies are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from dangerous_driving.errors import ContractError
+
+SCHEMA_VERSION = 1
+
+#: Name space of every derived id (uuid5), so that a replay of the same input writes the same ids.
+ID_NAMESPACE = uuid.UUID("6f1c1c1e-6a43-5d0b-9d7a-5b1d8f6a2c10")
+
+CAMERA_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class RiskLevel(StrEnum):
+    """How dangerous a scene is, in rising order."""
+
+    NONE = "none"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+    @property
+    def rank(self) -> int:
+        """0 for ``none`` to 3 for ``high``."""
+        return _RANKS[self]
+
+
+_RANKS = {RiskLevel.NONE: 0, RiskLevel.LOW: 1, RiskLevel.MEDIUM: 2, RiskLevel.HIGH: 3}
+
+
+class Lane(StrEnum):
+    """The way on which a group reaches the LLM."""
+
+    REALTIME = "realtime"
+    WINDOW = "window"
+    INLINE = "inline"
+    EVALUATION = "evaluation"
+
+
+class Stage(StrEnum):
+    """Of a result: the level alone, read from the stream, or the whole answer."""
+
+    PROVISIONAL = "provisional"
+    FINAL = "final"
+
+
+#: The run of live traffic; every other value is the id of a backfill or an evaluation.
+LIVE_RUN = "live"
+
+
+def _camera_id(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not CAMERA_ID_PATTERN.fullmatch(value):
+        raise ValueError("a camera id is an integer or 1 to 64 letters, digits, '_' or '-'")
+    return value
+
+
+def _camera_id_on_the_wire(value: str) -> int | str:
+    # "007" stays text, since 7 would read back as another camera
+    return int(value) if value.isdecimal() and str(int(value)) == value else value
+
+
+CameraId = Annotated[str, BeforeValidator(_camera_id), PlainSerializer(_camera_id_on_the_wire, when_used="json")]
+
+
+def in_utc_milliseconds(value: datetime) -> datetime:
+    """The instant in UTC, cut to whole milliseconds (what messages carry and ids derive from)."""
+    value = value.astimezone(UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def iso_milliseconds(value: datetime) -> str:
+    """``2025-10-20T10:30:45.123Z``."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Timestamp = Annotated[
+    AwareDatetime, AfterValidator(in_utc_milliseconds), PlainSerializer(iso_milliseconds, when_used="json")
+]
+
+
+def _number(value: float) -> int | float:
+    # the contracts show whole pixels as integers
+    return int(value) if value == math.floor(value) else value
+
+
+def _box_order(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    if box[2] < box[0] or box[3] < box[1]:
+        raise ValueError("a box is [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2")
+    return box
+
+
+_Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+BBox = Annotated[
+    tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate],
+    AfterValidator(_box_order),
+    PlainSerializer(lambda box: [_number(side) for side in box], when_used="json"),
+]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """Base of all that is sent: camelCase on the wire, immutable in memory, unknown fields left out."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """Read one message.
+
+        Raises:
+            ContractError: names the first field that is missing or ill-typed.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ContractError(cls.__name__, _path(first["loc"]), first["msg"]) from error
+
+    def to_json(self) -> bytes:
+        """The message as UTF-8 JSON, as it lies on a topic."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+class DetectedObject(Message):
+    """One road user in a frame; ``object_id`` counts from 1 within its frame."""
+
+    object_id: int = Field(ge=1)
+    class_name: str = Field(alias="class", min_length=1)
+    confidence: Probability
+    bbox: BBox
+
+
+class TrafficGroup(Message):
+    """Objects close to each other; ``group_index`` counts from 1 within its frame and is no identity beyond it."""
+
+    group_index: int = Field(ge=1)
+    object_count: int = Field(ge=0)
+    bbox: BBox
+    classes: tuple[str, ...]
+    group_image_url: str | None = None
+    group_image_base64: str | None = None
+    priority: Probability = 0.0
+
+
+class DetectionMetadata(Message):
+    """How a detection result came about."""
+
+    detection_latency: Seconds | None = None
+    yolo_model: str | None = None
+    processing_node: str | None = None
+
+
+class DetectionResult(Message):
+    """All that was found in one frame (topic ``detection-results``)."""
+
+    schema_version: int = SCHEMA_VERSION
+    message_id: str = Field(min_length=1, max_length=128)
+    camera_id: CameraId
+    timestamp: Timestamp  # of capture
+    image_width: int = Field(gt=0)
+    image_height: int = Field(gt=0)
+    raw_frame_url: str | None = None
+    detected_objects: tuple[DetectedObject, ...]
+    traffic_groups: tuple[TrafficGroup, ...]
+    metadata: DetectionMetadata = DetectionMetadata()
+
+    @model_validator(mode="after")
+    def _indices_are_unique(self) -> Self:
+        indices = [group.group_index for group in self.traffic_groups]
+        if len(set(indices)) != len(indices):
+            raise ValueError("trafficGroups: groupIndex must be unique within a frame")
+        return self
+
+
+class GroupMetadata(Message):
+    """Of the group that a task is about."""
+
+    object_count: int = Field(ge=0)
+    classes: tuple[str, ...]
+    bbox: BBox
+
+
+class AssessmentTask(Message):
+    """One group to assess (topic ``assessment-tasks``)."""
+
+    schema_version: int = SCHEMA_VERSION
+    task_id: str = Field(min_length=1, max_length=160)
+    request_id: str = Field(min_length=1, max_length=128)  # messageId of the detection result
+    camera_id: CameraId
+    timestamp: Timestamp  # of capture
+    group_index: int = Field(ge=1)
+    group_image_url: str | None = None
+    group_image_base64: str | None = None
+    detected_objects: tuple[DetectedObject, ...]
+    group_metadata: GroupMetadata
+    priority: Probability = 0.0
+
+
+class RiskAssessment(Message):
+    """The answer for one group. In a provisional result only the level is known."""
+
+    group_index: int = Field(ge=1)
+    risk_level: RiskLevel
+    confidence: Probability | None = None
+    risk_types: tuple[str, ...] = ()
+    description: str = ""
+    trigger_object_ids: tuple[int, ...] = ()
+    danger_object_count: int | None = Field(default=None, ge=0)
+    group_bbox: BBox | None = None
+
+
+class AssessmentMetadata(Message):
+    """How an assessment came about."""
+
+    llm_latency: Seconds | None = None
+    llm_model: str | None = None
+    api_key: str | None = None  # the key's hash, never the key
+    retry_count: int = Field(default=0, ge=0)
+    processing_node: str | None = None
+    lane: Lane = Lane.REALTIME
+    run: str = LIVE_RUN
+    prompt_version: str | None = None
+    reused_from: str | None = None
+
+
+class AssessmentFailure(Message):
+    """Why a task has no answer."""
+
+    code: str
+    message: str
+
+
+class RiskAssessmentResult(Message):
+    """The outcome of one task at one stage (topic ``risk-assessment-results``)."""
+
+    schema_version: int = SCHEMA_VERSION
+    message_id: str = Field(min_length=1)
+    request_id: str = Field(min_length=1)
+    camera_id: CameraId
+    timestamp: Timestamp  # of this result
+    results: tuple[RiskAssessment, ...]
+    has_dangerous_driving: bool
+    max_risk_level: RiskLevel
+    metadata: AssessmentMetadata = AssessmentMetadata()
+    error: AssessmentFailure | None = None
+    task_id: str | None = None
+    stage: Stage = Stage.FINAL
+    captured_at: Timestamp | None = None
+
+
+class AlertState(StrEnum):
+    """Where an alert is in its life; what a person says of it is its verdict, not its state."""
+
+    PROVISIONAL = "provisional"
+    OPEN = "open"
+    CLOSED = "closed"
+    WITHDRAWN = "withdrawn"
+
+
+class Verdict(StrEnum):
+    """What a person said of an alert; ``rejected`` means a false alarm."""
+
+    ACKNOWLEDGED = "acknowledged"
+    REJECTED = "rejected"
+
+
+class AlertBasis(StrEnum):
+    """What the alert's level rests on."""
+
+    GEOMETRY = "geometry"
+    PROVISIONAL = "provisional"
+    FINAL = "final"
+
+
+class Alert(Message):
+    """A dangerous scene over time (topic ``alerts``): the whole alert after each change, ``version`` rising by one."""
+
+    schema_version: int = SCHEMA_VERSION
+    alert_id: str
+    version: int = Field(ge=1)
+    camera_id: CameraId
+    state: AlertState
+    basis: AlertBasis
+    risk_level: RiskLevel
+    peak_level: RiskLevel
+    risk_types: tuple[str, ...] = ()
+    description: str = ""
+    group_bbox: BBox
+    opened_at: Timestamp  # capture time of the first frame
+    last_seen_at: Timestamp  # capture time of the last frame
+    closed_at: Timestamp | None = None
+    updated_at: Timestamp
+    first_task_id: str
+    last_task_id: str
+    last_request_id: str  # messageId of the last frame
+    group_image_url: str | None = None
+    notify: bool = False  # this change is to ring: live, fresh and at the notification level
+    simulated: bool = False
+    verdict: Verdict | None = None
+    verdict_by: str | None = None
+    verdict_note: str | None = None
+    verdict_at: Timestamp | None = None
+
+
+class DeadLetter(Message):
+    """A message that could not be used, whole, with the reason (topic ``dead-letter``)."""
+
+    schema_version: int = SCHEMA_VERSION
+    source_topic: str
+    source_partition: int
+    source_offset: int
+    consumer_group: str
+    reason: str
+    field: str = ""
+    failed_at: Timestamp
+    key_base64: str | None = None
+    value_base64: str
+    value_encoding: Literal["base64"] = "base64"
+
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def message_id_of(camera_id: str, captured_at: datetime) -> str:
+    """Derived id of the frame that a camera captured at that millisecond."""
+    return str(uuid.uuid5(ID_NAMESPACE, f"frame:{camera_id}:{iso_milliseconds(captured_at)}"))
+
+
+def task_id_of(message_id: str, group_index: int) -> str:
+    """Derived id of the task for one group of a frame."""
+    return f"{message_id}_group{group_index}"
+
+
+def result_id_of(task_id: str, run: str, stage: Stage) -> str:
+    """Derived id of the result message of one task, run and stage."""
+    return str(uuid.uuid5(ID_NAMESPACE, f"result:{task_id}:{run}:{stage}"))
+
+
+def alert_id_of(task_id: str) -> str:
+    """Derived id of the alert that this task's result opened."""
+    return str(uuid.uuid5(ID_NAMESPACE, f"alert:{task_id}"))

@@ -1,0 +1,1 @@
+"""Detection: engines, grouping, priority, crops and the service that publishes detection results."""

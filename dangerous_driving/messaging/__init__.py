@@ -1,0 +1,1 @@
+"""The message log: topics, producer, consumer and the embedded broker."""

@@ -1,0 +1,1 @@
+"""Metrics, logs and the life of a service process."""

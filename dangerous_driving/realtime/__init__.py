@@ -1,0 +1,1 @@
+"""The realtime bridge: WebSocket, REST and the operator page."""

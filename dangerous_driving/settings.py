@@ -1,0 +1,377 @@
+"""All settings, as one typed tree. Nothing else in the package reads the environment.
+
+Read from, in rising order of weight: the defaults below, a YAML file (``--config FILE`` or ``DD_CONFIG``), the
+environment (``DD_KAFKA__BOOTSTRAP_SERVERS=a:9092`` sets ``kafka.bootstrap_servers``), arguments of the command.
+An unknown name is an error. Secrets are ``SecretStr``: they are never printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dangerous_driving.contracts import CAMERA_ID_PATTERN, Lane, RiskLevel
+from dangerous_driving.errors import ConfigError
+
+ENV_PREFIX = "DD_"
+
+
+class Section(BaseModel):
+    """Base of the sections: unknown names are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _a_camera_id(value: str) -> str:
+    if not CAMERA_ID_PATTERN.fullmatch(value):
+        raise ValueError("a camera id is 1 to 64 letters, digits, '_' or '-'")
+    return value
+
+
+class CameraSpec(Section):
+    """One camera."""
+
+    id: Annotated[str, AfterValidator(_a_camera_id)] = Field(description="identity, [A-Za-z0-9_-]{1,64}")
+    source: SecretStr = Field(description="a file, an image folder, rtsp:// or http(s):// URL, a USB device number")
+    name: str = Field(default="", description="what people call it")
+    frame_interval: float | None = Field(default=None, gt=0, description="s between frames; default camera.frame_interval")
+    loop: bool = Field(default=True, description="a file starts again at its end")
+
+    @property
+    def kind(self) -> Literal["live", "replay", "simulated"]:
+        """``replay`` for a file or folder, ``simulated`` for rendered scenes, else ``live``: shown on every page."""
+        source = self.source.get_secret_value()
+        if source.startswith("simulated"):
+            return "simulated"
+        return "live" if "://" in source or source.isdecimal() else "replay"
+
+    @property
+    def shown_source(self) -> str:
+        """The source without user, password and query, for logs, tables and pages."""
+        source = self.source.get_secret_value()
+        if "://" not in source:
+            return source
+        parts = urlsplit(source)
+        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+class CameraSettings(Section):
+    """Cameras and how they are read."""
+
+    cameras: tuple[CameraSpec, ...] = Field(default=(), description="the cameras; ids are unique")
+    frame_interval: float = Field(default=1.8, gt=0, description="s between two frames of one camera")
+    open_timeout: float = Field(default=10.0, gt=0, description="s until opening a stream counts as failed")
+    read_timeout: float = Field(default=10.0, gt=0, description="s without a frame until the stream counts as lost")
+    backoff_initial: float = Field(default=0.5, gt=0, description="s until the first attempt to reconnect")
+    backoff_max: float = Field(default=30.0, gt=0, description="s between attempts at most")
+    offline_after: float = Field(default=10.0, gt=0, description="s without a frame until a camera is offline")
+
+    @field_validator("cameras")
+    @classmethod
+    def _unique(cls, cameras: tuple[CameraSpec, ...]) -> tuple[CameraSpec, ...]:
+        ids = [camera.id for camera in cameras]
+        twice = sorted({camera_id for camera_id in ids if ids.count(camera_id) > 1})
+        if twice:
+            raise ValueError(f"camera id used twice: {', '.join(twice)}")
+        return cameras
+
+
+class DetectionSettings(Section):
+    """Inference, grouping and crops (DESIGN section 6)."""
+
+    engine: Literal["cpu", "ultralytics"] = Field(default="cpu", description="cpu: ONNX Runtime, no torch")
+    weights: Path | None = Field(default=None, description="YOLO weights; the cpu engine takes .onnx")
+    input_size: int | None = Field(default=None, description="pixels of the square input; default: the weights' own")
+    confidence: float = Field(default=0.35, ge=0, le=1, description="detections below are dropped")
+    iou: float = Field(default=0.5, gt=0, le=1, description="of non-maximum suppression, per class")
+    max_detections: int = Field(default=200, gt=0, description="per frame, the most confident first")
+    classes: tuple[str, ...] = Field(
+        default=("person", "bicycle", "car", "motorcycle", "bus", "truck"), description="kept, by the weights' names"
+    )
+    threads: int = Field(default=2, gt=0, description="of the inference runtime")
+    batch_size: int = Field(default=8, gt=0, description="frames of several cameras in one inference at most")
+    group_distance: float = Field(default=150.0, gt=0, description="px between box centres at 1920 px frame width")
+    crop_margin: int = Field(default=12, ge=0, description="px around a group's union box")
+    jpeg_quality: int = Field(default=85, ge=1, le=100, description="of frames and crops")
+    publish_images: bool = Field(default=False, description="send groupImageBase64 too, for receivers without the store")
+
+
+class KafkaSettings(Section):
+    """The message log."""
+
+    bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma-separated")
+    api_version: tuple[int, ...] | None = Field(default=None, description="[2, 3] for the embedded broker, else found out")
+    partitions: int = Field(default=16, gt=0, description="of each topic but dead-letter")
+    replication: int = Field(default=3, gt=0)
+    min_insync_replicas: int = Field(default=2, gt=0)
+    linger: float = Field(default=0.010, ge=0, description="s a producer waits to fill a batch")
+    batch_bytes: int = Field(default=32 * 1024, gt=0)
+    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"
+    delivery_timeout: float = Field(default=30.0, gt=0, description="s until an unacknowledged message is an error")
+    request_timeout: float = Field(default=10.0, gt=0, description="s for one request to a broker")
+    session_timeout: float = Field(default=10.0, gt=0, description="s until a silent consumer loses its partitions")
+    group_prefix: str = Field(default="dangerous-driving", description="consumer groups are PREFIX.SERVICE")
+    idempotent: bool = Field(default=True, description="false only for brokers without idempotent producers")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None
+
+
+class ObjectsSettings(Section):
+    """Where pictures and detection results lie."""
+
+    kind: Literal["folder", "s3"] = Field(default="folder", description="s3: MinIO or any S3")
+    folder: Path = Field(default=Path("data/objects"), description="of kind folder")
+    endpoint: str = Field(default="127.0.0.1:9000", description="host:port of kind s3")
+    bucket: str = Field(default="traffic", description="of kind s3; made when missing")
+    region: str | None = None
+    secure: bool = Field(default=False, description="TLS to the endpoint")
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    timeout: float = Field(default=10.0, gt=0, description="s to connect and to read")
+
+
+class DatabaseSettings(Section):
+    """The ledger."""
+
+    url: SecretStr = Field(
+        default=SecretStr("postgresql://postgres@127.0.0.1:5432/dangerous_driving"), description="PostgreSQL 14 or newer"
+    )
+    pool_size: int = Field(default=8, gt=0, description="connections of one process at most")
+    connect_timeout: int = Field(default=5, gt=0, description="s")
+    statement_timeout: float = Field(default=30.0, gt=0, description="s a statement may take")
+
+    @field_validator("url")
+    @classmethod
+    def _postgres(cls, url: SecretStr) -> SecretStr:
+        if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
+            raise ValueError("the ledger needs PostgreSQL: postgresql://user:password@host:port/database")
+        return url
+
+
+class LlmSettings(Section):
+    """The vision LLM: any OpenAI-compatible endpoint."""
+
+    base_url: str = Field(default="https://dashscope.aliyuncs.com/compatible-mode/v1", description="OpenAI-compatible")
+    model: str = Field(default="qwen-vl-plus")
+    prompt_version: str = Field(default="v1", description="file name under assessment/prompts, without .yaml")
+    timeout: float = Field(default=30.0, gt=0, description="s for one whole answer")
+    connect_timeout: float = Field(default=5.0, gt=0, description="s")
+    max_retries: int = Field(default=2, ge=0, description="further attempts after a failed call, never on the same key")
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=400, gt=0, description="of an answer")
+    images: Literal["base64", "url"] = Field(default="base64", description="url: the endpoint can reach the store")
+    image_longest_side: int = Field(default=768, gt=0, description="px; larger crops are scaled down before they are sent")
+    price_input: float = Field(default=0.0, ge=0, description="money per million input tokens")
+    price_output: float = Field(default=0.0, ge=0, description="money per million output tokens")
+
+    @field_validator("base_url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("an address that starts with http:// or https://")
+        return url.rstrip("/")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether answers come from the simulated LLM (its model name says so)."""
+        return self.model.startswith("simulated")
+
+
+class KeysSettings(Section):
+    """API keys and their limits. Give the keys in ``file`` or as DD_KEYS__SECRETS='["sk-…"]'."""
+
+    secrets: tuple[SecretStr, ...] = Field(default=(), description="the keys themselves")
+    file: Path | None = Field(default=None, description="YAML: keys: [{secret: sk-…, label: …}], see infra/config")
+    qps_limit: int = Field(default=10, gt=0, description="requests per second and key, sliding window")
+    rpm_limit: int = Field(default=300, gt=0, description="requests per minute and key, sliding window")
+    window_margin: float = Field(default=0.05, ge=0, description="s added to both windows for the requests' way")
+    cooling_initial: float = Field(default=1.0, gt=0, description="s a key rests after a 429 without Retry-After")
+    cooling_max: float = Field(default=60.0, gt=0, description="s a key rests at most")
+    breaker_failures: int = Field(default=5, gt=0, description="5xx or time-outs in a row until a key is probed")
+    realtime_reserve: float = Field(default=0.2, ge=0, lt=1, description="share of a key's minute kept for realtime")
+
+
+class AssessmentSettings(Section):
+    """The scheduler of the realtime lane and what window runs share with it."""
+
+    max_in_flight: int = Field(default=96, gt=0, description="calls at a time in one process")
+    queue_size: int = Field(default=500, gt=0, description="claimed tasks that wait for a key; more stay pending")
+    realtime_deadline: float = Field(default=10.0, gt=0, description="s after capture; later groups go to the window lane")
+    batch_size: int = Field(default=200, gt=0, description="tasks claimed in one statement at most")
+    heartbeat_interval: float = Field(default=2.0, gt=0, description="s")
+    worker_timeout: float = Field(default=10.0, gt=0, description="s without heartbeat until claims are handed back")
+    max_attempts: int = Field(default=3, gt=0, description="of the window lane on a failed task")
+
+
+class WindowsSettings(Section):
+    """Camera x time windows, the partitions of the window lane."""
+
+    length: int = Field(default=3600, gt=0, description="s; divides an hour, or is a multiple that divides a day")
+    lateness: float = Field(default=60.0, ge=0, description="s after its end until a window counts as closed")
+    start: datetime | None = Field(default=None, description="first window; default: 90 days before today")
+    retention_days: int = Field(default=90, gt=0)
+    runs_per_tick: int = Field(default=20, gt=0, description="windows that one sensor tick starts at most")
+    sensor_interval: int = Field(default=30, gt=0, description="s between ticks at least")
+    marts_cron: str = Field(default="5 * * * *", description="when the dbt models are built")
+    dbt_project: Path | None = Field(default=None, description="default: dbt_project beside the package")
+
+    @field_validator("length")
+    @classmethod
+    def _divides(cls, length: int) -> int:
+        if length % 60 or not (3600 % length == 0 or (length % 3600 == 0 and 86400 % length == 0)):
+            raise ValueError("whole minutes that divide an hour, or whole hours that divide a day")
+        return length
+
+
+class AlertsSettings(Section):
+    """The alert lifecycle (DESIGN section 8)."""
+
+    open_level: RiskLevel = Field(default=RiskLevel.MEDIUM, description="an alert opens at this level or above")
+    notify_level: RiskLevel = Field(default=RiskLevel.HIGH, description="an alert rings at this level or above")
+    geometry_priority: float | None = Field(
+        default=0.9, ge=0, le=1, description="a group of this priority opens a provisional alert at once; null: never"
+    )
+    silence: float = Field(default=3.0, gt=0, description="s without a continuation until an alert may close")
+    silence_intervals: float = Field(default=3.0, gt=0, description="the same in frame intervals; the longer counts")
+    answer_timeout: float = Field(default=60.0, gt=0, description="s until a provisional alert without answer is withdrawn")
+    live_age: float = Field(default=60.0, gt=0, description="s; older results notify nobody")
+
+
+class RealtimeSettings(Section):
+    """The bridge to the browser."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    token: SecretStr | None = Field(default=None, description="asked of every client, unless open_access")
+    open_access: bool = Field(default=False, description="no token: the demo only")
+    allowed_origins: tuple[str, ...] = Field(default=(), description="besides the page's own")
+    client_queue: int = Field(default=200, gt=0, description="messages that wait for one client at most")
+    demo_banner: bool = Field(default=False, description="the page says what is simulated or replayed")
+
+
+class ObservabilitySettings(Section):
+    """Each service's own port for /metrics, /healthz and /readyz."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535, description="0: any free one (it is logged)")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DemoSettings(Section):
+    """`dangerous-driving demo`."""
+
+    data_dir: Path = Field(default=Path("data/demo"), description="all that the demo keeps")
+    keys: int = Field(default=10, gt=0, description="simulated API keys")
+    drain_timeout: float = Field(default=300.0, gt=0, description="s after the capture until the rest is given up")
+    max_restarts: int = Field(default=5, ge=0, description="of one part, then the demo ends")
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    node: str = Field(default_factory=socket.gethostname, description="this machine's name in messages and tables")
+    camera: CameraSettings = CameraSettings()
+    detection: DetectionSettings = DetectionSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    objects: ObjectsSettings = ObjectsSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    llm: LlmSettings = LlmSettings()
+    keys: KeysSettings = KeysSettings()
+    assessment: AssessmentSettings = AssessmentSettings()
+    windows: WindowsSettings = WindowsSettings()
+    alerts: AlertsSettings = AlertsSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
+    observability: ObservabilitySettings = ObservabilitySettings()
+    demo: DemoSettings = DemoSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment above the YAML file, which `load` hands in as init arguments."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _insync_within_replication(self) -> Self:
+        if self.kafka.min_insync_replicas > self.kafka.replication:
+            raise ValueError("kafka.min_insync_replicas is larger than kafka.replication")
+        return self
+
+
+CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the settings from `path` (default: the file that ``DD_CONFIG`` names, if any) and the environment.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or a value is unknown or out of range; names the setting.
+    """
+    named = str(path) if path else os.environ.get(CONFIG_VARIABLE)
+    values = _yaml_mapping(Path(named)) if named else {}
+    _refuse_unknown_variables()
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        setting = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigError(
+            setting, first["msg"], f"set it in the YAML file or as {ENV_PREFIX}{setting.upper().replace('.', '__')}"
+        ) from error
+
+
+def _yaml_mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("--config", f"{path} cannot be read ({error.strerror})", "name a readable file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError("--config", f"{path} is not valid YAML ({error})", "mend the file") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError("--config", f"{path} holds no mapping", "write sections such as 'kafka:' at its top level")
+    return values
+
+
+def _refuse_unknown_variables() -> None:
+    # pydantic-settings passes over top-level variables that it does not know: a typo would go unnoticed
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
+            if variable.split("__")[0].upper() not in known:
+                raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")
+
+
+#: The lanes a camera may be set to.
+CAMERA_LANES = (Lane.REALTIME, Lane.WINDOW, Lane.INLINE)

@@ -1,0 +1,1 @@
+"""Detection results become assessment tasks, in the ledger and on the topic."""
