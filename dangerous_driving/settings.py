@@ -52,7 +52,9 @@ class CameraSpec(Section):
     id: Annotated[str, AfterValidator(_a_camera_id)] = Field(description="identity, [A-Za-z0-9_-]{1,64}")
     source: SecretStr = Field(description="a file, an image folder, rtsp:// or http(s):// URL, a USB device number")
     name: str = Field(default="", description="what people call it")
-    frame_interval: float | None = Field(default=None, gt=0, description="s between frames; default camera.frame_interval")
+    frame_interval: float | None = Field(
+        default=None, gt=0, description="s between frames; default camera.frame_interval"
+    )
     loop: bool = Field(default=True, description="a file starts again at its end")
 
     @property
@@ -111,14 +113,18 @@ class DetectionSettings(Section):
     group_distance: float = Field(default=150.0, gt=0, description="px between box centres at 1920 px frame width")
     crop_margin: int = Field(default=12, ge=0, description="px around a group's union box")
     jpeg_quality: int = Field(default=85, ge=1, le=100, description="of frames and crops")
-    publish_images: bool = Field(default=False, description="send groupImageBase64 too, for receivers without the store")
+    publish_images: bool = Field(
+        default=False, description="send groupImageBase64 too, for receivers without the store"
+    )
 
 
 class KafkaSettings(Section):
     """The message log."""
 
     bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma-separated")
-    api_version: tuple[int, ...] | None = Field(default=None, description="[2, 3] for the embedded broker, else found out")
+    api_version: tuple[int, ...] | None = Field(
+        default=None, description="[2, 3] for the embedded broker, else found out"
+    )
     partitions: int = Field(default=16, gt=0, description="of each topic but dead-letter")
     replication: int = Field(default=3, gt=0)
     min_insync_replicas: int = Field(default=2, gt=0)
@@ -155,7 +161,8 @@ class DatabaseSettings(Section):
     """The ledger."""
 
     url: SecretStr = Field(
-        default=SecretStr("postgresql://postgres@127.0.0.1:5432/dangerous_driving"), description="PostgreSQL 14 or newer"
+        default=SecretStr("postgresql://postgres@127.0.0.1:5432/dangerous_driving"),
+        description="PostgreSQL 14 or newer",
     )
     pool_size: int = Field(default=8, gt=0, description="connections of one process at most")
     connect_timeout: int = Field(default=5, gt=0, description="s")
@@ -181,7 +188,9 @@ class LlmSettings(Section):
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=400, gt=0, description="of an answer")
     images: Literal["base64", "url"] = Field(default="base64", description="url: the endpoint can reach the store")
-    image_longest_side: int = Field(default=768, gt=0, description="px; larger crops are scaled down before they are sent")
+    image_longest_side: int = Field(
+        default=768, gt=0, description="px; larger crops are scaled down before they are sent"
+    )
     price_input: float = Field(default=0.0, ge=0, description="money per million input tokens")
     price_output: float = Field(default=0.0, ge=0, description="money per million output tokens")
 
@@ -217,7 +226,9 @@ class AssessmentSettings(Section):
 
     max_in_flight: int = Field(default=96, gt=0, description="calls at a time in one process")
     queue_size: int = Field(default=500, gt=0, description="claimed tasks that wait for a key; more stay pending")
-    realtime_deadline: float = Field(default=10.0, gt=0, description="s after capture; later groups go to the window lane")
+    realtime_deadline: float = Field(
+        default=10.0, gt=0, description="s after capture; later groups go to the window lane"
+    )
     batch_size: int = Field(default=200, gt=0, description="tasks claimed in one statement at most")
     heartbeat_interval: float = Field(default=2.0, gt=0, description="s")
     worker_timeout: float = Field(default=10.0, gt=0, description="s without heartbeat until claims are handed back")
@@ -254,7 +265,9 @@ class AlertsSettings(Section):
     )
     silence: float = Field(default=3.0, gt=0, description="s without a continuation until an alert may close")
     silence_intervals: float = Field(default=3.0, gt=0, description="the same in frame intervals; the longer counts")
-    answer_timeout: float = Field(default=60.0, gt=0, description="s until a provisional alert without answer is withdrawn")
+    answer_timeout: float = Field(
+        default=60.0, gt=0, description="s until a provisional alert without answer is withdrawn"
+    )
     live_age: float = Field(default=60.0, gt=0, description="s; older results notify nobody")
 
 
@@ -368,9 +381,9 @@ def _refuse_unknown_variables() -> None:
     # pydantic-settings passes over top-level variables that it does not know: a typo would go unnoticed
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     for variable in os.environ:
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE:
-            if variable.split("__")[0].upper() not in known:
-                raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")
+        ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
+        if ours and variable.split("__")[0].upper() not in known:
+            raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")
 
 
 #: The lanes a camera may be set to.

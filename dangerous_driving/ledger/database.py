@@ -1,0 +1,54 @@
+"""Connections to PostgreSQL: one engine per process, explicit time-outs, driver errors mapped to LedgerError."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from dangerous_driving.errors import LedgerError
+from dangerous_driving.settings import DatabaseSettings
+
+
+def engine_url(settings: DatabaseSettings) -> URL:
+    """The URL with psycopg 3 as its driver, whatever driver the setting names."""
+    return make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
+
+
+def open_engine(settings: DatabaseSettings, *, application: str = "dangerous-driving") -> Engine:
+    """An engine that connects at its first use; sessions run in UTC."""
+    return create_engine(
+        engine_url(settings),
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=settings.statement_timeout,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": settings.connect_timeout,
+            "application_name": application,
+            "options": f"-c timezone=UTC -c statement_timeout={int(settings.statement_timeout * 1000)}",
+        },
+    )
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction: committed at the end of the block, rolled back on an error.
+
+    Raises:
+        LedgerError: the database refused or did not answer.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError) as error:
+        raise LedgerError(f"the database did not answer ({_first_line(error)}); check database.url") from error
+    except DBAPIError as error:
+        raise LedgerError(f"the database refused a statement ({_first_line(error)})") from error
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__

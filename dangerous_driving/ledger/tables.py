@@ -1,0 +1,371 @@
+"""The tables of the ledger (SQLAlchemy 2). `migrations/` makes them; a test holds the two against each other.
+
+``frame``, ``assessment_task``, ``risk_assessment`` and ``llm_call`` are partitioned by day of ``captured_at`` (UTC), which
+is therefore part of their keys: every look-up gives it, so that PostgreSQL reads one partition. They carry no foreign
+keys: the order in which parts write is free (a scheduler's claim may come before the tasks service), and
+`invariants` checks the references instead. All times are ``timestamptz``, all latencies seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+#: The tables cut into one partition a day.
+PARTITIONED = ("frame", "assessment_task", "risk_assessment", "llm_call")
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "pk": "pk_%(table_name)s",
+}
+BY_DAY: dict[str, Any] = {"postgresql_partition_by": "RANGE (captured_at)"}
+
+
+class Base(DeclarativeBase):
+    """Column types: text without length, aware times, double precision, JSONB."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        str: Text(),
+        datetime: TIMESTAMP(timezone=True),
+        float: DOUBLE_PRECISION(),
+        dict[str, Any]: JSONB(),
+        list[Any]: JSONB(),
+        list[str]: ARRAY(Text()),
+        list[int]: ARRAY(BigInteger()),
+    }
+
+
+#: Rises with each claim; a result whose token is not the task's current one comes from a worker that was given up.
+claim_token_sequence = Sequence("claim_token_seq", metadata=Base.metadata, start=1)
+
+
+def _now() -> Any:
+    return mapped_column(server_default=func.now())
+
+
+class Camera(Base):
+    """One row per camera ever seen."""
+
+    __tablename__ = "camera"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(server_default="")
+    kind: Mapped[str] = mapped_column(server_default="live")
+    source: Mapped[str] = mapped_column(server_default="")  # without credentials
+    frame_interval: Mapped[float] = mapped_column(server_default=text("1.8"))
+    status: Mapped[str] = mapped_column(server_default="unknown")
+    status_reason: Mapped[str] = mapped_column(server_default="")
+    status_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('live', 'replay', 'simulated')", name="kind"),
+        CheckConstraint("status IN ('unknown', 'online', 'degraded', 'offline')", name="status"),
+    )
+
+
+class Frame(Base):
+    """One row per published frame. ``traffic_groups`` is the message's list without base64 pictures."""
+
+    __tablename__ = "frame"
+
+    captured_at: Mapped[datetime] = mapped_column(primary_key=True)
+    message_id: Mapped[str] = mapped_column(primary_key=True)
+    camera_id: Mapped[str]
+    image_width: Mapped[int]
+    image_height: Mapped[int]
+    raw_frame_url: Mapped[str | None]
+    detected_objects: Mapped[list[Any]]
+    traffic_groups: Mapped[list[Any]]
+    detection_latency: Mapped[float | None]
+    model: Mapped[str | None]
+    node: Mapped[str | None]
+    recorded_at: Mapped[datetime] = _now()
+
+    __table_args__ = (Index(None, "camera_id", "captured_at"), BY_DAY)
+
+
+class AssessmentTask(Base):
+    """One group to assess: the queue of record.
+
+    ``reason`` says why a task is pending or claimed; ``failure_*`` why it failed (``failure_raw`` keeps what could not be
+    parsed); ``calls`` counts the requests made for it, over all runs.
+    """
+
+    __tablename__ = "assessment_task"
+
+    captured_at: Mapped[datetime] = mapped_column(primary_key=True)
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    message_id: Mapped[str]
+    camera_id: Mapped[str]
+    group_index: Mapped[int]
+    group_image_url: Mapped[str | None]
+    group_bbox: Mapped[list[Any]]
+    classes: Mapped[list[str]]
+    object_count: Mapped[int]
+    detected_objects: Mapped[list[Any]]
+    priority: Mapped[float]
+    state: Mapped[str]
+    lane: Mapped[str]
+    reason: Mapped[str]
+    claim_worker: Mapped[int | None] = mapped_column(BigInteger)
+    claim_token: Mapped[int | None] = mapped_column(BigInteger)
+    claimed_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    calls: Mapped[int] = mapped_column(server_default=text("0"))
+    failure_code: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    failure_raw: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'claimed', 'assessed', 'failed', 'expired')", name="state"),
+        CheckConstraint("(state = 'claimed') = (claim_worker IS NOT NULL)", name="claim"),
+        CheckConstraint("state <> 'failed' OR failure_code IS NOT NULL", name="cause"),
+        Index(None, "camera_id", "captured_at"),
+        Index("ix_assessment_task_waiting", "lane", "priority", postgresql_where=text("state = 'pending'")),
+        Index("ix_assessment_task_claimed", "claim_worker", postgresql_where=text("state = 'claimed'")),
+        BY_DAY,
+    )
+
+
+class RiskAssessment(Base):
+    """One answer per task and run; exactly one of a task is current. ``published_at``: its result is on the topic."""
+
+    __tablename__ = "risk_assessment"
+
+    captured_at: Mapped[datetime] = mapped_column(primary_key=True)
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(primary_key=True)
+    message_id: Mapped[str]
+    camera_id: Mapped[str]
+    group_index: Mapped[int]
+    group_bbox: Mapped[list[Any]]
+    risk_level: Mapped[str]
+    confidence: Mapped[float | None]
+    risk_types: Mapped[list[str]]
+    description: Mapped[str]
+    trigger_object_ids: Mapped[list[int]]
+    danger_object_count: Mapped[int | None]
+    is_current: Mapped[bool]
+    lane: Mapped[str]
+    prompt_version: Mapped[str]
+    model: Mapped[str]
+    key_hash: Mapped[str]
+    call_id: Mapped[str]
+    retry_count: Mapped[int]
+    first_token_latency: Mapped[float | None]
+    latency: Mapped[float]
+    input_tokens: Mapped[int]
+    output_tokens: Mapped[int]
+    cost: Mapped[float]
+    reused_from: Mapped[str | None]
+    raw_answer: Mapped[str]
+    node: Mapped[str]
+    assessed_at: Mapped[datetime]
+    published_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("risk_level IN ('none', 'low', 'medium', 'high')", name="risk_level"),
+        Index("uq_risk_assessment_current", "captured_at", "task_id", unique=True, postgresql_where=text("is_current")),
+        Index("ix_risk_assessment_unpublished", "assessed_at", postgresql_where=text("published_at IS NULL")),
+        Index(None, "camera_id", "captured_at"),
+        BY_DAY,
+    )
+
+
+class LlmCall(Base):
+    """One row for EVERY request to the endpoint, written before it leaves; ``lost``: its process died under way."""
+
+    __tablename__ = "llm_call"
+
+    captured_at: Mapped[datetime] = mapped_column(primary_key=True)  # of the task
+    call_id: Mapped[str] = mapped_column(primary_key=True)  # TASKID_callN, N without gaps
+    task_id: Mapped[str]
+    camera_id: Mapped[str]
+    call_number: Mapped[int]
+    run: Mapped[str]
+    lane: Mapped[str]
+    worker: Mapped[int] = mapped_column(BigInteger)
+    key_hash: Mapped[str]
+    model: Mapped[str]
+    prompt_version: Mapped[str]
+    status: Mapped[str]
+    http_status: Mapped[int | None]
+    started_at: Mapped[datetime]
+    first_token_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    input_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    cost: Mapped[float | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('started', 'ok', 'unparsable', 'key_rejected', 'rate_limited', 'timeout', 'unavailable', "
+            "'bad_request', 'error', 'cancelled', 'lost')",
+            name="status",
+        ),
+        Index(None, "task_id"),
+        Index(None, "started_at"),
+        Index("ix_llm_call_open", "worker", postgresql_where=text("status = 'started'")),
+        BY_DAY,
+    )
+
+
+class Worker(Base):
+    """A process that claims tasks; its claims are handed back when ``heartbeat_at`` stands still."""
+
+    __tablename__ = "worker"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    service: Mapped[str]
+    node: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = _now()
+    heartbeat_at: Mapped[datetime] = _now()
+    stopped_at: Mapped[datetime | None]
+
+
+class ApiKey(Base):
+    """One row per key, by its hash: the secret itself is never stored."""
+
+    __tablename__ = "api_key"
+
+    key_hash: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(server_default="")
+    qps_limit: Mapped[int]
+    rpm_limit: Mapped[int]
+    state: Mapped[str] = mapped_column(server_default="available")
+    state_reason: Mapped[str] = mapped_column(server_default="")
+    cooling_until: Mapped[datetime | None]
+    failures: Mapped[int] = mapped_column(server_default=text("0"))  # in a row
+    probing_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint("state IN ('available', 'cooling', 'disabled')", name="state"),
+        CheckConstraint("qps_limit > 0 AND rpm_limit > 0", name="limits"),
+    )
+
+
+class KeyReservation(Base):
+    """The key pool's sliding windows: one row per request that was allowed in the last minutes. Not ledger: it is pruned."""
+
+    __tablename__ = "key_reservation"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    key_hash: Mapped[str]
+    lane: Mapped[str]
+    reserved_at: Mapped[datetime]
+
+    __table_args__ = (Index(None, "key_hash", "reserved_at"), {"prefixes": ["UNLOGGED"]})
+
+
+class CameraWindow(Base):
+    """One camera's window with frames in it. ``version`` rises with each batch of new frames; a window run notes in
+    ``assessed_version`` which content it completed, so late frames re-open the window by themselves.
+    """
+
+    __tablename__ = "camera_window"
+
+    camera_id: Mapped[str] = mapped_column(primary_key=True)
+    window_start: Mapped[datetime] = mapped_column(primary_key=True)
+    length: Mapped[int] = mapped_column(primary_key=True)  # s
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    assessed_version: Mapped[int] = mapped_column(server_default=text("0"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # runs on this version
+    last_run_id: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    completed_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_camera_window_due", "window_start", postgresql_where=text("assessed_version < version")),
+    )
+
+
+class Alert(Base):
+    """A dangerous scene over time, as it stands now; ``version`` counts its events, ``published_version`` those sent."""
+
+    __tablename__ = "alert"
+
+    alert_id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    published_version: Mapped[int] = mapped_column(server_default=text("0"))
+    camera_id: Mapped[str]
+    state: Mapped[str]
+    basis: Mapped[str]
+    risk_level: Mapped[str]
+    peak_level: Mapped[str]
+    risk_types: Mapped[list[str]]
+    description: Mapped[str]
+    group_bbox: Mapped[list[Any]]
+    opened_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+    first_task_id: Mapped[str]
+    last_task_id: Mapped[str]
+    last_request_id: Mapped[str]
+    group_image_url: Mapped[str | None]
+    notified_at: Mapped[datetime | None]
+    simulated: Mapped[bool] = mapped_column(server_default=text("false"))
+    verdict: Mapped[str | None]
+    verdict_by: Mapped[str | None]
+    verdict_note: Mapped[str | None]
+    verdict_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("state IN ('provisional', 'open', 'closed', 'withdrawn')", name="state"),
+        CheckConstraint("verdict IN ('acknowledged', 'rejected')", name="verdict"),
+        Index("ix_alert_open", "camera_id", postgresql_where=text("state IN ('provisional', 'open')")),
+        Index(None, "opened_at"),
+        Index("ix_alert_unpublished", "alert_id", postgresql_where=text("published_version < version")),
+    )
+
+
+class AlertEvent(Base):
+    """The inputs of the alert lifecycle that changed an alert, in their order: replaying them gives the same alerts."""
+
+    __tablename__ = "alert_event"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)  # the order
+    alert_id: Mapped[str]
+    version: Mapped[int]  # the alert's version after it, 1, 2, … without gaps
+    input_id: Mapped[str]  # TASKID:STAGE, TASKID:geometry, tick:TIME, verdict:…; one input may change two alerts
+    kind: Mapped[str]
+    camera_id: Mapped[str]
+    task_id: Mapped[str | None]
+    captured_at: Mapped[datetime | None]
+    at: Mapped[datetime]
+    input: Mapped[dict[str, Any]]
+    alert: Mapped[dict[str, Any]]  # as it stood after it
+
+    __table_args__ = (
+        UniqueConstraint("alert_id", "version"),
+        UniqueConstraint("input_id", "alert_id"),
+        Index(None, "camera_id", "id"),
+        CheckConstraint("kind IN ('geometry', 'provisional', 'final', 'tick', 'verdict')", name="kind"),
+    )
