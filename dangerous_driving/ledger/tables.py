@@ -9,7 +9,7 @@ keys: the order in which parts write is free (a scheduler's claim may come befor
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -43,7 +43,7 @@ class Base(DeclarativeBase):
     """Column types: text without length, aware times, double precision, JSONB."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: Text(),
         datetime: TIMESTAMP(timezone=True),
         float: DOUBLE_PRECISION(),
@@ -284,8 +284,10 @@ class KeyReservation(Base):
 
 
 class CameraWindow(Base):
-    """One camera's window with frames in it. ``version`` rises with each batch of new frames; a window run notes in
-    ``assessed_version`` which content it completed, so late frames re-open the window by themselves.
+    """One camera's window with frames in it.
+
+    ``version`` rises with each batch of new frames; a window run notes in ``assessed_version`` which content it completed,
+    so late frames re-open the window by themselves.
     """
 
     __tablename__ = "camera_window"
