@@ -1,0 +1,196 @@
+"""Windows in the ledger: which are due, what they hold, which content was completed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dangerous_driving.assessment.windows import Window, window_of
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.tables import AssessmentTask, CameraWindow, RiskAssessment
+
+#: Runs that the sensor starts for one content of a window before it leaves it to a person.
+MAX_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class DueWindow:
+    """A closed window with content that no run has completed."""
+
+    window: Window
+    version: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class WindowCoverage:
+    """What the ledger holds of one window; ``missing`` are groups of two or more objects without a task."""
+
+    frames: int
+    groups: int
+    tasks: int
+    assessed: int
+    failed: dict[str, int] = field(default_factory=dict)
+    pending: int = 0
+    claimed: int = 0
+    expired: int = 0
+    missing: int = 0
+    unanswered: int = 0  # state assessed, but no current assessment
+    levels: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Every group has a task, and every task an answer, a cause of failure, or expired."""
+        return not (self.pending or self.claimed or self.missing or self.unanswered)
+
+
+def touch_windows(connection: Connection, captured: Iterable[tuple[str, datetime]], length: int) -> None:
+    """Note new content (camera id, capture time) in its windows: a new version, which re-opens a completed one."""
+    windows = sorted({window_of(camera_id, at, length) for camera_id, at in captured})
+    if not windows:
+        return
+    statement = insert(CameraWindow).values(
+        [{"camera_id": window.camera_id, "window_start": window.start, "length": window.length} for window in windows]
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["camera_id", "window_start", "length"],
+            set_={"version": CameraWindow.version + 1, "attempts": 0, "updated_at": func.now()},
+        )
+    )
+
+
+def due_windows(engine: Engine, *, now: datetime, lateness: float, length: int, limit: int) -> list[DueWindow]:
+    """Closed windows whose content is not completed, oldest first, at most `limit`; one query.
+
+    A window is left out while its content is younger than `lateness` seconds (more may follow), and after
+    `MAX_ATTEMPTS` runs on the same content.
+    """
+    closed_before = now - timedelta(seconds=length + lateness)
+    statement = (
+        select(CameraWindow.camera_id, CameraWindow.window_start, CameraWindow.version, CameraWindow.attempts)
+        .where(
+            CameraWindow.assessed_version < CameraWindow.version,
+            CameraWindow.length == length,
+            CameraWindow.window_start <= closed_before,
+            CameraWindow.attempts < MAX_ATTEMPTS,
+        )
+        .order_by(CameraWindow.window_start, CameraWindow.camera_id)
+        .limit(limit)
+    )
+    with transaction(engine) as connection:
+        return [
+            DueWindow(Window(camera_id, start, length), version, attempts)
+            for camera_id, start, version, attempts in connection.execute(statement)
+        ]
+
+
+def start_window(engine: Engine, window: Window, run_id: str) -> int:
+    """Note a run on the window; returns the content version that the run is about (0: no frames)."""
+    with transaction(engine) as connection:
+        version = connection.scalar(
+            update(CameraWindow)
+            .where(*_is(window))
+            .values(attempts=CameraWindow.attempts + 1, last_run_id=run_id)
+            .returning(CameraWindow.version)
+        )
+        return version or 0
+
+
+def complete_window(engine: Engine, window: Window, version: int) -> None:
+    """Note that the window's content up to `version` is completed."""
+    with transaction(engine) as connection:
+        connection.execute(
+            update(CameraWindow)
+            .where(*_is(window), CameraWindow.assessed_version < version)
+            .values(assessed_version=version, completed_at=func.now())
+        )
+
+
+def window_coverage(engine: Engine, window: Window) -> WindowCoverage:
+    """Count what the ledger holds of the window."""
+    parameters = {"camera": window.camera_id, "start": window.start, "end": window.end}
+    in_window = (
+        AssessmentTask.camera_id == window.camera_id,
+        AssessmentTask.captured_at >= window.start,
+        AssessmentTask.captured_at < window.end,
+    )
+    with transaction(engine) as connection:
+        frames, groups, missing = connection.execute(text(_GROUPS), parameters).one()
+        states: dict[str, int] = {}
+        failed: dict[str, int] = {}
+        counted = select(AssessmentTask.state, AssessmentTask.failure_code, func.count()).where(*in_window)
+        for state, code, count in connection.execute(
+            counted.group_by(AssessmentTask.state, AssessmentTask.failure_code)
+        ):
+            states[state] = states.get(state, 0) + count
+            if state == "failed":
+                failed[code] = count
+        levels = select(RiskAssessment.risk_level, func.count()).where(
+            RiskAssessment.camera_id == window.camera_id,
+            RiskAssessment.captured_at >= window.start,
+            RiskAssessment.captured_at < window.end,
+            RiskAssessment.is_current,
+        )
+        by_level = {level: count for level, count in connection.execute(levels.group_by(RiskAssessment.risk_level))}
+        unanswered = connection.scalar(text(_UNANSWERED), parameters) or 0
+    return WindowCoverage(
+        frames=frames,
+        groups=groups,
+        tasks=sum(states.values()),
+        assessed=states.get("assessed", 0),
+        failed=failed,
+        pending=states.get("pending", 0),
+        claimed=states.get("claimed", 0),
+        expired=states.get("expired", 0),
+        missing=missing,
+        unanswered=unanswered,
+        levels=by_level,
+    )
+
+
+def open_window_count(engine: Engine, length: int) -> int:
+    """Windows whose content is not completed, closed or not."""
+    with transaction(engine) as connection:
+        statement = (
+            select(func.count())
+            .select_from(CameraWindow)
+            .where(CameraWindow.assessed_version < CameraWindow.version, CameraWindow.length == length)
+        )
+        return connection.scalar(statement) or 0
+
+
+def _is(window: Window) -> tuple[object, ...]:
+    return (
+        CameraWindow.camera_id == window.camera_id,
+        CameraWindow.window_start == window.start,
+        CameraWindow.length == window.length,
+    )
+
+
+_GROUPS = """
+WITH traffic_group AS (
+    SELECT frame.message_id, frame.captured_at, (traffic_group ->> 'groupIndex')::int AS group_index
+    FROM frame, jsonb_array_elements(frame.traffic_groups) AS traffic_group
+    WHERE frame.camera_id = :camera AND frame.captured_at >= :start AND frame.captured_at < :end
+      AND (traffic_group ->> 'objectCount')::int >= 2
+)
+SELECT
+    (SELECT count(*) FROM frame WHERE camera_id = :camera AND captured_at >= :start AND captured_at < :end),
+    (SELECT count(*) FROM traffic_group),
+    (SELECT count(*) FROM traffic_group g WHERE NOT EXISTS (
+        SELECT 1 FROM assessment_task t
+        WHERE t.captured_at = g.captured_at AND t.message_id = g.message_id AND t.group_index = g.group_index))
+"""
+
+_UNANSWERED = """
+SELECT count(*) FROM assessment_task t
+WHERE t.camera_id = :camera AND t.captured_at >= :start AND t.captured_at < :end AND t.state = 'assessed'
+  AND NOT EXISTS (
+    SELECT 1 FROM risk_assessment r
+    WHERE r.captured_at = t.captured_at AND r.task_id = t.task_id AND r.is_current)
+"""
