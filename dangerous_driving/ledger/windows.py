@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.assessment.windows import Window, window_of
@@ -67,8 +67,8 @@ def touch_windows(connection: Connection, captured: Iterable[tuple[str, datetime
 def due_windows(engine: Engine, *, now: datetime, lateness: float, length: int, limit: int) -> list[DueWindow]:
     """Closed windows whose content is not completed, oldest first, at most `limit`; one query.
 
-    A window is left out while its content is younger than `lateness` seconds (more may follow), and after
-    `MAX_ATTEMPTS` runs on the same content.
+    A window is left out after `MAX_ATTEMPTS` failed runs on the same content. One that a run is busy with is still due: the
+    sensor's run key (window, version, attempts) keeps it from being started twice, and :func:`fail_window` changes the key.
     """
     closed_before = now - timedelta(seconds=length + lateness)
     statement = (
@@ -95,10 +95,20 @@ def start_window(engine: Engine, window: Window, run_id: str) -> int:
         version = connection.scalar(
             update(CameraWindow)
             .where(*_is(window))
-            .values(attempts=CameraWindow.attempts + 1, last_run_id=run_id)
+            .values(last_run_id=run_id, updated_at=func.now())
             .returning(CameraWindow.version)
         )
         return version or 0
+
+
+def fail_window(engine: Engine, window: Window, version: int) -> None:
+    """Note that a run on this content failed, so that the sensor starts another one."""
+    with transaction(engine) as connection:
+        connection.execute(
+            update(CameraWindow)
+            .where(*_is(window), CameraWindow.version == version)
+            .values(attempts=CameraWindow.attempts + 1, updated_at=func.now())
+        )
 
 
 def complete_window(engine: Engine, window: Window, version: int) -> None:
@@ -136,7 +146,7 @@ def window_coverage(engine: Engine, window: Window) -> WindowCoverage:
             RiskAssessment.captured_at < window.end,
             RiskAssessment.is_current,
         )
-        by_level = {level: count for level, count in connection.execute(levels.group_by(RiskAssessment.risk_level))}
+        by_level = dict(connection.execute(levels.group_by(RiskAssessment.risk_level)).tuples().all())
         unanswered = connection.scalar(text(_UNANSWERED), parameters) or 0
     return WindowCoverage(
         frames=frames,
@@ -164,7 +174,7 @@ def open_window_count(engine: Engine, length: int) -> int:
         return connection.scalar(statement) or 0
 
 
-def _is(window: Window) -> tuple[object, ...]:
+def _is(window: Window) -> tuple[ColumnElement[bool], ...]:
     return (
         CameraWindow.camera_id == window.camera_id,
         CameraWindow.window_start == window.start,

@@ -1,0 +1,225 @@
+"""Calls to the endpoint and the answers they brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dangerous_driving.contracts import LIVE_RUN
+from dangerous_driving.errors import StaleClaimError
+from dangerous_driving.ledger.claims import Claim
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.tables import AssessmentTask, LlmCall, RiskAssessment
+
+
+@dataclass(frozen=True)
+class CallOutcome:
+    """How a request ended. ``status`` is one of the `llm_call` table; times are of this process' clock."""
+
+    status: str
+    http_status: int | None = None
+    first_token_at: datetime | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class AssessmentRecord:
+    """One row of ``risk_assessment``; the field names are its columns."""
+
+    captured_at: datetime
+    task_id: str
+    run: str
+    message_id: str
+    camera_id: str
+    group_index: int
+    group_bbox: list[float]
+    risk_level: str
+    confidence: float | None
+    risk_types: list[str]
+    description: str
+    trigger_object_ids: list[int]
+    danger_object_count: int | None
+    lane: str
+    prompt_version: str
+    model: str
+    key_hash: str
+    call_id: str
+    retry_count: int
+    first_token_latency: float | None
+    latency: float
+    input_tokens: int
+    output_tokens: int
+    cost: float
+    reused_from: str | None
+    raw_answer: str
+    node: str
+    assessed_at: datetime
+
+
+COLUMNS = tuple(AssessmentRecord.__dataclass_fields__)
+
+
+def start_call(
+    engine: Engine, claim: Claim, *, run: str, lane: str, key_hash: str, model: str, prompt_version: str
+) -> str:
+    """Write the call's row before the request leaves; returns its id, ``TASKID_callN``.
+
+    Raises:
+        StaleClaimError: the task was handed to another worker: do not send the request.
+    """
+    task = claim.task
+    with transaction(engine) as connection:
+        number = connection.scalar(
+            update(AssessmentTask)
+            .where(*_held(claim))
+            .values(calls=AssessmentTask.calls + 1)
+            .returning(AssessmentTask.calls)
+        )
+        if number is None:
+            raise StaleClaimError(f"task {task.task_id} was handed to another worker")
+        call_id = f"{task.task_id}_call{number}"
+        connection.execute(
+            insert(LlmCall).values(
+                captured_at=task.timestamp,
+                call_id=call_id,
+                task_id=task.task_id,
+                camera_id=task.camera_id,
+                call_number=number,
+                run=run,
+                lane=lane,
+                worker=claim.worker,
+                key_hash=key_hash,
+                model=model,
+                prompt_version=prompt_version,
+                status="started",
+                started_at=func.clock_timestamp(),
+            )
+        )
+    return call_id
+
+
+def finish_call(engine: Engine, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
+    """Complete the call's row (also one that a sweep took for lost: the process lives after all)."""
+    with transaction(engine) as connection:
+        _finish_call(connection, captured_at, call_id, outcome)
+
+
+def _finish_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
+    connection.execute(
+        update(LlmCall)
+        .where(LlmCall.captured_at == captured_at, LlmCall.call_id == call_id)
+        .values(
+            status=outcome.status,
+            http_status=outcome.http_status,
+            first_token_at=outcome.first_token_at,
+            finished_at=func.clock_timestamp(),
+            input_tokens=outcome.input_tokens,
+            output_tokens=outcome.output_tokens,
+            cost=outcome.cost,
+            error=outcome.error,
+        )
+    )
+
+
+def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome) -> None:
+    """Keep an answer under the claim's fencing token and complete its call, in one transaction.
+
+    Raises:
+        StaleClaimError: another worker holds the task: the answer is not kept, the call's row is.
+    """
+    values = {name: getattr(record, name) for name in COLUMNS} | {"is_current": True}
+    with transaction(engine) as connection:
+        _finish_call(connection, record.captured_at, record.call_id, outcome)
+        held = connection.scalar(
+            update(AssessmentTask)
+            .where(*_held(claim))
+            .values(
+                state="assessed",
+                lane=record.lane,
+                reason="",
+                claim_worker=None,
+                failure_code=None,
+                failure_message=None,
+                failure_raw=None,
+                updated_at=func.now(),
+            )
+            .returning(AssessmentTask.task_id)
+        )
+        if held is not None:
+            statement = insert(RiskAssessment).values(values)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["captured_at", "task_id", "run"],
+                    set_={name: statement.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
+                )
+            )
+    if held is None:
+        raise StaleClaimError(f"task {record.task_id} was handed to another worker: its answer is not kept")
+
+
+def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | None = None) -> bool:
+    """Mark the task failed with its cause; False when another worker holds it meanwhile."""
+    with transaction(engine) as connection:
+        held = connection.scalar(
+            update(AssessmentTask)
+            .where(*_held(claim))
+            .values(
+                state="failed",
+                reason="",
+                claim_worker=None,
+                attempts=AssessmentTask.attempts + 1,
+                failure_code=code,
+                failure_message=message,
+                failure_raw=raw,
+                updated_at=func.now(),
+            )
+            .returning(AssessmentTask.task_id)
+        )
+    return held is not None
+
+
+def _held(claim: Claim) -> tuple[Any, ...]:
+    return (
+        AssessmentTask.captured_at == claim.task.timestamp,
+        AssessmentTask.task_id == claim.task.task_id,
+        AssessmentTask.claim_token == claim.token,
+        AssessmentTask.state == "claimed",
+    )
+
+
+def unpublished(engine: Engine, *, older_than: float, limit: int) -> list[AssessmentRecord]:
+    """Live answers that are in the ledger but not known to be on the topic for `older_than` seconds."""
+    columns = [getattr(RiskAssessment, name) for name in COLUMNS]
+    statement = (
+        select(*columns)
+        .where(
+            RiskAssessment.published_at.is_(None),
+            RiskAssessment.run == LIVE_RUN,
+            RiskAssessment.assessed_at < func.now() - text("make_interval(secs => :age)").bindparams(age=older_than),
+        )
+        .order_by(RiskAssessment.assessed_at)
+        .limit(limit)
+    )
+    with transaction(engine) as connection:
+        return [AssessmentRecord(*row) for row in connection.execute(statement)]
+
+
+def mark_published(engine: Engine, records: Sequence[AssessmentRecord]) -> None:
+    """Note that these answers' results are on the topic."""
+    if not records:
+        return
+    keys = [(record.captured_at, record.task_id, record.run) for record in records]
+    with transaction(engine) as connection:
+        connection.execute(
+            update(RiskAssessment)
+            .where(tuple_(RiskAssessment.captured_at, RiskAssessment.task_id, RiskAssessment.run).in_(keys))
+            .values(published_at=func.now())
+        )

@@ -1,0 +1,285 @@
+"""Claims: which worker assesses which task.
+
+The ledger is the queue of record. A claim belongs to a worker with a heartbeat and carries a fencing token; when
+the heartbeat stops, :func:`sweep` hands the claims back, and a result that still comes with the old token is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Engine, Row, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dangerous_driving.assessment.windows import Window
+from dangerous_driving.contracts import AssessmentTask as TaskMessage
+from dangerous_driving.contracts import DetectedObject, GroupMetadata, Lane
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.frames import in_key_order, insert_tasks, task_row
+from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.ledger.tables import AssessmentTask, Worker, claim_token_sequence
+from dangerous_driving.ledger.windows import touch_windows
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A task that a worker holds. ``attempts`` counts earlier failures."""
+
+    task: TaskMessage
+    token: int
+    worker: int
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found of dead workers."""
+
+    workers: int = 0
+    to_realtime: int = 0
+    to_window: int = 0
+    calls_lost: int = 0
+
+
+def start_worker(engine: Engine, *, service: str, node: str, pid: int) -> int:
+    """Register a worker; returns its id."""
+    with transaction(engine) as connection:
+        worker = connection.scalar(insert(Worker).values(service=service, node=node, pid=pid).returning(Worker.id))
+        assert worker is not None  # noqa: S101
+        return worker
+
+
+def heartbeat(engine: Engine, worker: int) -> bool:
+    """Say that the worker lives; False when it was given up meanwhile and must start anew."""
+    with transaction(engine) as connection:
+        alive = connection.scalar(
+            update(Worker)
+            .where(Worker.id == worker, Worker.stopped_at.is_(None))
+            .values(heartbeat_at=func.clock_timestamp())
+            .returning(Worker.id)
+        )
+        return alive is not None
+
+
+def stop_worker(engine: Engine, worker: int) -> None:
+    """Say that the worker has ended; what it may still hold goes back at the next sweep."""
+    with transaction(engine) as connection:
+        connection.execute(update(Worker).where(Worker.id == worker).values(stopped_at=func.now()))
+
+
+def claim_tasks(
+    engine: Engine,
+    partitions: Partitions,
+    worker: int,
+    admitted: Sequence[TaskMessage],
+    deferred: Sequence[TaskMessage],
+    *,
+    deferred_reason: str,
+    window_length: int,
+) -> list[Claim]:
+    """Claim the admitted tasks for the realtime lane and leave the deferred ones pending for the window lane.
+
+    One transaction; tasks the ledger does not have yet are written. What another worker holds, or what is answered
+    already, is not claimed.
+    """
+    partitions.ensure(engine, (task.timestamp for task in (*admitted, *deferred)))
+    with transaction(engine) as connection:
+        new: set[tuple[str, datetime]] = set()
+        claims: list[Claim] = []
+        if admitted:
+            ordered = in_key_order(admitted)
+            statement = insert(AssessmentTask).values(
+                [
+                    {
+                        **task_row(task),
+                        "state": "claimed",
+                        "lane": Lane.REALTIME.value,
+                        "reason": "claimed by a scheduler",
+                        "claim_worker": worker,
+                        "claim_token": claim_token_sequence.next_value(),
+                        "claimed_at": func.now(),
+                    }
+                    for task in ordered
+                ]
+            )
+            columns = ("state", "lane", "reason", "claim_worker", "claim_token", "claimed_at")
+            rows = connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["captured_at", "task_id"],
+                    set_={name: statement.excluded[name] for name in columns} | {"updated_at": func.now()},
+                    where=AssessmentTask.state == "pending",
+                ).returning(
+                    AssessmentTask.task_id,
+                    AssessmentTask.claim_token,
+                    AssessmentTask.attempts,
+                    AssessmentTask.camera_id,
+                    AssessmentTask.captured_at,
+                    # rows of this transaction carry its time, older ones do not
+                    (AssessmentTask.created_at == func.now()).label("is_new"),
+                )
+            ).all()
+            by_id = {task.task_id: task for task in ordered}
+            claims = [Claim(by_id[row.task_id], row.claim_token, worker, row.attempts) for row in rows]
+            new |= {(row.camera_id, row.captured_at) for row in rows if row.is_new}
+        if deferred:
+            new |= insert_tasks(connection, deferred, lane=Lane.WINDOW, reason=deferred_reason)
+            keys = [(task.timestamp, task.task_id) for task in deferred]
+            connection.execute(
+                update(AssessmentTask)
+                .where(
+                    tuple_(AssessmentTask.captured_at, AssessmentTask.task_id).in_(keys),
+                    AssessmentTask.state == "pending",
+                )
+                .values(lane=Lane.WINDOW.value, reason=deferred_reason, updated_at=func.now())
+            )
+        touch_windows(connection, new, window_length)
+    return claims
+
+
+def claim_pending_realtime(engine: Engine, worker: int, *, captured_after: datetime, limit: int) -> list[Claim]:
+    """Claim what waits in the realtime lane and is still fresh: handed back by a sweep, or never seen on the topic."""
+    return _claim(
+        engine,
+        worker,
+        "state = 'pending' AND lane = 'realtime' AND captured_at >= :after",
+        {"after": captured_after},
+        limit,
+    )
+
+
+def claim_window(engine: Engine, worker: int, window: Window, *, max_attempts: int, limit: int) -> list[Claim]:
+    """Claim the window's tasks that have no answer: pending in any lane, or failed fewer than `max_attempts` times."""
+    return _claim(
+        engine,
+        worker,
+        "camera_id = :camera AND captured_at >= :start AND captured_at < :end "
+        "AND (state = 'pending' OR (state = 'failed' AND attempts < :max_attempts))",
+        {"camera": window.camera_id, "start": window.start, "end": window.end, "max_attempts": max_attempts},
+        limit,
+        lane=Lane.WINDOW,
+    )
+
+
+def _claim(
+    engine: Engine,
+    worker: int,
+    condition: str,
+    parameters: dict[str, object],
+    limit: int,
+    *,
+    lane: Lane = Lane.REALTIME,
+) -> list[Claim]:
+    statement = text(
+        f"""
+        WITH chosen AS (
+            SELECT captured_at, task_id FROM assessment_task WHERE {condition}
+            ORDER BY priority DESC, captured_at DESC LIMIT :limit FOR UPDATE SKIP LOCKED
+        )
+        UPDATE assessment_task AS t
+        SET state = 'claimed', lane = :lane, reason = 'claimed by a worker', claim_worker = :worker,
+            claim_token = nextval('claim_token_seq'), claimed_at = now(), updated_at = now(),
+            failure_code = NULL, failure_message = NULL, failure_raw = NULL
+        FROM chosen WHERE t.captured_at = chosen.captured_at AND t.task_id = chosen.task_id
+        RETURNING t.*
+        """  # noqa: S608  # the condition is one of the constants above
+    )
+    with transaction(engine) as connection:
+        rows = connection.execute(statement, {**parameters, "limit": limit, "worker": worker, "lane": lane.value}).all()
+    claims = [Claim(task_message(row), row.claim_token, worker, row.attempts) for row in rows]
+    return sorted(claims, key=lambda claim: (-claim.task.priority, claim.task.timestamp))
+
+
+def task_message(row: Row[tuple[object, ...]]) -> TaskMessage:
+    """The task's message as the tasks service would send it (without a base64 picture)."""
+    return TaskMessage(
+        task_id=row.task_id,
+        request_id=row.message_id,
+        camera_id=row.camera_id,
+        timestamp=row.captured_at,
+        group_index=row.group_index,
+        group_image_url=row.group_image_url,
+        detected_objects=tuple(DetectedObject.model_validate(item) for item in row.detected_objects),
+        group_metadata=GroupMetadata(
+            object_count=row.object_count, classes=tuple(row.classes), bbox=tuple(row.group_bbox)
+        ),
+        priority=row.priority,
+    )
+
+
+def release(engine: Engine, claims: Sequence[Claim], *, lane: Lane, reason: str) -> int:
+    """Give tasks back that were not assessed; those handed on to another worker meanwhile stay with it."""
+    if not claims:
+        return 0
+    keys = [(claim.task.timestamp, claim.task.task_id, claim.token) for claim in claims]
+    with transaction(engine) as connection:
+        released = connection.execute(
+            update(AssessmentTask)
+            .where(
+                tuple_(AssessmentTask.captured_at, AssessmentTask.task_id, AssessmentTask.claim_token).in_(keys),
+                AssessmentTask.state == "claimed",
+            )
+            .values(
+                state="pending",
+                lane=lane.value,
+                reason=reason,
+                claim_worker=None,
+                claimed_at=None,
+                updated_at=func.now(),
+            )
+            .returning(AssessmentTask.task_id)
+        ).all()
+    return len(released)
+
+
+def sweep(engine: Engine, *, worker_timeout: float, captured_after: datetime) -> Swept:
+    """Give up workers whose heartbeat stopped, hand their claims back and mark their open calls as lost.
+
+    Args:
+        engine: of the ledger.
+        worker_timeout: s without heartbeat.
+        captured_after: fresher tasks go back to the realtime lane, older ones to the window lane.
+    """
+    with transaction(engine) as connection:
+        dead = connection.scalars(text(_GIVE_UP), {"timeout": worker_timeout}).all()
+        # also what ended workers left behind, and claims of workers that are not known at all
+        lanes = connection.scalars(text(_HAND_BACK), {"after": captured_after}).all()
+        lost = connection.execute(text(_MARK_LOST)).rowcount
+    return Swept(
+        workers=len(dead),
+        to_realtime=sum(lane == Lane.REALTIME for lane in lanes),
+        to_window=sum(lane == Lane.WINDOW for lane in lanes),
+        calls_lost=lost,
+    )
+
+
+_GIVE_UP = """
+UPDATE worker SET stopped_at = now()
+WHERE stopped_at IS NULL AND heartbeat_at < clock_timestamp() - make_interval(secs => :timeout)
+RETURNING id
+"""
+
+_HAND_BACK = """
+UPDATE assessment_task AS t
+SET state = 'pending', claim_worker = NULL, claimed_at = NULL, updated_at = now(),
+    lane = CASE WHEN t.captured_at >= :after THEN 'realtime' ELSE 'window' END,
+    reason = 'handed back: its worker ' || t.claim_worker || ' has gone'
+WHERE t.state = 'claimed'
+  AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = t.claim_worker AND w.stopped_at IS NULL)
+RETURNING t.lane
+"""
+
+_MARK_LOST = """
+UPDATE llm_call AS c
+SET status = 'lost', finished_at = now(), error = 'the process died while the call was under way'
+WHERE c.status = 'started'
+  AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = c.worker AND w.stopped_at IS NULL)
+"""
+
+
+def count_states(engine: Engine) -> dict[str, int]:
+    """Tasks by state."""
+    with transaction(engine) as connection:
+        counted = select(AssessmentTask.state, func.count()).group_by(AssessmentTask.state)
+        return dict(connection.execute(counted).tuples().all())
