@@ -1,0 +1,63 @@
+"""Opens an assessor with all that it holds: a worker in the ledger, the endpoint's client, the results' way out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from sqlalchemy import Engine
+
+from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.assessment.key_pool import KeyPool
+from dangerous_driving.assessment.llm import LlmClient
+from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.assessment.publisher import ResultPublisher, Sender
+from dangerous_driving.assessment.worker import living, register
+from dangerous_driving.objects import ObjectStore
+from dangerous_driving.settings import Settings
+
+#: Database and store calls at a time; asyncio's default (cores + 4) would make calls wait for each other on small machines.
+THREADS = 24
+
+
+@asynccontextmanager
+async def open_assessor(
+    settings: Settings, *, service: str, engine: Engine, store: ObjectStore, pool: KeyPool, producer: Sender
+) -> AsyncIterator[Assessor]:
+    """An assessor of a new worker, alive within the block.
+
+    Args:
+        settings: the whole tree.
+        service: what the worker is called in the ledger (``assess``, ``window-run``).
+        engine: of the ledger.
+        store: where the pictures lie.
+        pool: of API keys; the caller closes it.
+        producer: for live results; the caller closes it.
+
+    Raises:
+        ConfigError: the prompt version is unknown.
+    """
+    prompt = load_prompt(settings.llm.prompt_version)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
+    worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
+    client = LlmClient(settings.llm)
+    publisher = ResultPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
+    try:
+        async with living(engine, worker, settings.assessment) as beating:
+            yield Assessor(
+                llm=settings.llm,
+                client=client,
+                prompt=prompt,
+                pool=pool,
+                engine=engine,
+                store=store,
+                publisher=publisher,
+                worker=worker,
+                node=settings.node,
+                beating=beating,
+            )
+    finally:
+        await asyncio.to_thread(publisher.close)
+        await client.close()

@@ -1,0 +1,215 @@
+"""The realtime lane: tasks from the topic are claimed in the ledger, wait for a key most urgent first, and are assessed.
+
+Acknowledgement: offsets are committed once the tasks are claimed or left pending in the ledger, not when they are answered.
+From then on the ledger has them, so a slow call pins no offset and a killed scheduler loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from dangerous_driving.assessment.admission import ClaimQueue, admit
+from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.contracts import AssessmentTask, Lane
+from dangerous_driving.errors import LedgerError, NoKeyError
+from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, release
+from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
+from dangerous_driving.settings import AssessmentSettings
+from dangerous_driving.tasks.service import Receiver
+
+log = structlog.get_logger(__name__)
+
+TOO_LATE = "deferred: too late for an alert"
+NO_ROOM = "deferred: the realtime queue was full"
+NO_KEY = "deferred: no key was free"
+
+
+class Scheduler:
+    """Runs the realtime lane in one process until it is stopped."""
+
+    POLL_SECONDS = 0.2
+    RETRY_SECONDS = 1.0
+    PICK_UP_SECONDS = 1.0
+    KEY_WAIT_SECONDS = 1.0
+    SHUTDOWN_SECONDS = 10.0  # calls under way may take this long after the stop
+
+    def __init__(
+        self, assessor: Assessor, consumer: Receiver, settings: AssessmentSettings, *, window_length: int
+    ) -> None:
+        self._assessor = assessor
+        self._engine = assessor.engine
+        self._consumer = consumer
+        self._settings = settings
+        self._window_length = window_length
+        self._partitions = Partitions()
+        self._queue = ClaimQueue()
+        self._wake = asyncio.Event()
+        self._running: set[asyncio.Task[object]] = set()
+
+    async def run(self, stop: threading.Event) -> None:
+        """Work until `stop`; then calls under way get some seconds, and what is left goes back to the ledger.
+
+        Raises:
+            WorkerGivenUpError: the heartbeat stood still; the process must start as a new worker.
+        """
+        loop = asyncio.get_running_loop()
+        polling = asyncio.create_task(asyncio.to_thread(self._poll, stop, loop), name="poll")
+        parts = [
+            asyncio.create_task(self._dispatch(), name="dispatch"),
+            asyncio.create_task(self._pick_up(), name="pick up"),
+        ]
+        awaited = [polling, *parts] + ([self._assessor.beating] if self._assessor.beating else [])
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.set()
+            for part in parts:
+                part.cancel()
+            ended = await asyncio.gather(polling, *parts, return_exceptions=True)
+            await self._hand_back_all()
+        for outcome in ended:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
+                raise outcome
+        self._assessor.require_alive()
+
+    # the topic: a thread of its own, since the client blocks
+
+    def _poll(self, stop: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
+        while not stop.is_set():
+            received = self._consumer.poll(self.POLL_SECONDS, self._settings.batch_size)
+            tasks = [item.message for item in received if isinstance(item.message, AssessmentTask)]
+            if not tasks:
+                continue
+            claims = self._claim(tasks, stop)
+            if claims is None:
+                return
+            self._consumer.commit()
+            loop.call_soon_threadsafe(self._enqueue, claims)
+
+    def _claim(self, tasks: Sequence[AssessmentTask], stop: threading.Event) -> list[Claim] | None:
+        while True:
+            admission = admit(
+                tasks,
+                now=datetime.now(UTC),
+                deadline=self._settings.realtime_deadline,
+                room=self._settings.queue_size - len(self._queue),
+            )
+            try:
+                claims = claim_tasks(
+                    self._engine,
+                    self._partitions,
+                    self._assessor.worker,
+                    admission.admitted,
+                    admission.too_late,
+                    deferred_reason=TOO_LATE,
+                    window_length=self._window_length,
+                )
+                if admission.no_room:
+                    claim_tasks(
+                        self._engine,
+                        self._partitions,
+                        self._assessor.worker,
+                        (),
+                        admission.no_room,
+                        deferred_reason=NO_ROOM,
+                        window_length=self._window_length,
+                    )
+            except LedgerError as error:
+                # the batch stays in hand and uncommitted: it is neither lost nor taken twice
+                log.warning("claim_waits", reason=str(error))
+                if stop.wait(self.RETRY_SECONDS):
+                    return None
+            else:
+                TASKS_DEFERRED.labels("too_late").inc(len(admission.too_late))
+                TASKS_DEFERRED.labels("no_room").inc(len(admission.no_room))
+                return claims
+
+    def _enqueue(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self._queue.push(claim)
+        QUEUE_DEPTH.set(len(self._queue))
+        if claims:
+            self._wake.set()
+
+    # keys and calls: the event loop
+
+    async def _dispatch(self) -> None:
+        slots = asyncio.Semaphore(self._settings.max_in_flight)
+        while True:
+            while not len(self._queue):
+                self._wake.clear()
+                await self._wake.wait()
+            await slots.acquire()
+            await self._defer_late()
+            if not len(self._queue):
+                slots.release()
+                continue
+            try:
+                # first the key, then the task: whatever became most urgent while we waited is taken
+                reservation = await self._assessor.pool.reserve(Lane.REALTIME, timeout=self.KEY_WAIT_SECONDS)
+            except NoKeyError as error:
+                slots.release()
+                log.warning("no_key", reason=str(error))
+                await asyncio.sleep(self.KEY_WAIT_SECONDS)
+                continue
+            claim = self._queue.pop()
+            QUEUE_DEPTH.set(len(self._queue))
+            task = asyncio.create_task(self._assessor.assess(claim, Lane.REALTIME, reservation=reservation))
+            self._running.add(task)
+            IN_FLIGHT.set(len(self._running))
+            task.add_done_callback(lambda done: self._done(done, slots))
+
+    def _done(self, task: asyncio.Task[object], slots: asyncio.Semaphore) -> None:
+        slots.release()
+        self._running.discard(task)
+        IN_FLIGHT.set(len(self._running))
+
+    async def _defer_late(self) -> None:
+        oldest = datetime.now(UTC) - timedelta(seconds=self._settings.realtime_deadline)
+        late = self._queue.take_captured_before(oldest)
+        if late:
+            TASKS_DEFERRED.labels("too_late").inc(len(late))
+            await self._release(late, Lane.WINDOW, TOO_LATE)
+
+    async def _pick_up(self) -> None:
+        # what a sweep handed back to this lane, what never came over the topic, and answers not yet on it
+        while True:
+            try:
+                room = self._settings.queue_size - len(self._queue)
+                if room > 0:
+                    fresh = datetime.now(UTC) - timedelta(seconds=self._settings.realtime_deadline)
+                    claims = await asyncio.to_thread(
+                        claim_pending_realtime,
+                        self._engine,
+                        self._assessor.worker,
+                        captured_after=fresh,
+                        limit=min(room, self._settings.batch_size),
+                    )
+                    self._enqueue(claims)
+                await self._defer_late()
+                await asyncio.to_thread(self._assessor.publisher.republish)
+            except LedgerError as error:
+                log.warning("pick_up_waits", reason=str(error))
+            await asyncio.sleep(self.PICK_UP_SECONDS)
+
+    async def _release(self, claims: Sequence[Claim], lane: Lane, reason: str) -> None:
+        try:
+            await asyncio.to_thread(release, self._engine, claims, lane=lane, reason=reason)
+        except LedgerError as error:
+            # they are this worker's until it is swept
+            log.warning("claims_not_released", claims=len(claims), reason=str(error))
+
+    async def _hand_back_all(self) -> None:
+        await self._release(self._queue.drain(), Lane.REALTIME, "handed back: the scheduler stopped")
+        if self._running:
+            log.info("finishing", calls=len(self._running))
+            await asyncio.wait(self._running, timeout=self.SHUTDOWN_SECONDS)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
