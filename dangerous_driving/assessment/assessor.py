@@ -134,8 +134,8 @@ class Assessor:
             except asyncio.CancelledError:
                 await asyncio.shield(self._hand_back(claim, lane, "handed back: the worker stops"))
                 raise
-            except Exception as error:  # noqa: BLE001  # a defect on one task ends this task, visibly, not the lane
-                log.error("assessment_broke", reason=str(error), exc_info=error)
+            except Exception as error:  # a defect on one task ends this task, visibly, not the lane
+                log.exception("assessment_broke")
                 return await self._fail(claim, lane, "internal", f"{type(error).__name__}: {error}")
 
     async def _assess(self, claim: Claim, lane: Lane, reservation: Reservation | None) -> Outcome:
