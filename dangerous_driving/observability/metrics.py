@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 #: s; from a frame's capture to a browser, so finest around the two seconds that matter
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 10.0, 30.0, 60.0)
@@ -22,3 +22,41 @@ TASKS_FAILED = Counter("assessment_tasks_failed_total", "Attempts on tasks that 
 QUEUE_DEPTH = Gauge("assessment_queue_depth", "Claimed tasks that wait for a key")
 IN_FLIGHT = Gauge("assessment_in_flight", "Tasks that are being assessed")
 CLAIMS_SWEPT = Counter("assessment_claims_swept_total", "Claims of dead workers handed back", ["lane"])
+
+# -- messaging
+
+KAFKA_CONSUMER_LAG = Gauge(
+    "kafka_consumer_lag", "Messages of a partition that this consumer has not been handed yet", ["topic", "partition"]
+)
+KAFKA_PRODUCED = Counter(
+    "kafka_produced_total", "Messages whose delivery ended, by outcome: acknowledged or failed", ["topic", "outcome"]
+)
+KAFKA_CONSUMED = Counter("kafka_consumed_total", "Messages handed out by consumers", ["topic"])
+KAFKA_DEAD_LETTERED = Counter("kafka_dead_lettered_total", "Messages that could not be read and were set aside", ["topic"])
+
+# -- cameras and detection
+
+CAMERA_UP = Gauge("camera_up", "1 while a camera gives frames (online or degraded), else 0", ["camera_id"])
+CAMERA_RECONNECTS = Counter("camera_reconnects_total", "Attempts to open a source again after a failure", ["camera_id"])
+FRAMES_READ = Counter("frames_read_total", "Frames read from a camera, most of which nobody needs", ["camera_id"])
+FRAMES_DETECTED = Counter("frames_detected_total", "Frames whose detection result was stored", ["camera_id"])
+FRAMES_SKIPPED = Counter(
+    "frames_skipped_total",
+    "Frame intervals without a result, by reason: behind, inference, store",
+    ["camera_id", "reason"],
+)
+FRAME_INTERVAL = Gauge(
+    "effective_frame_interval_seconds", "Seconds between the last two frames of a camera that were detected", ["camera_id"]
+)
+DETECTIONS = Counter("detection_total", "Objects detected", ["camera_id"])
+INFERENCE_SECONDS = Histogram(
+    "inference_seconds",
+    "Seconds of one inference, preparation and decoding included",
+    buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
+)
+INFERENCE_FRAMES = Histogram(
+    "inference_batch_frames", "Frames in one inference", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+)
+DETECTIONS_UNPUBLISHED = Counter(
+    "detection_results_unpublished_total", "Detection results that only the object store has (see reimport)", ["camera_id"]
+)

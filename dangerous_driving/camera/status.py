@@ -1,0 +1,94 @@
+"""Whether a camera works: a pure state machine over what its reader saw, and the times of reconnecting."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class CameraState(StrEnum):
+    """online: frames come. degraded: they stopped a moment ago. offline: there are none."""
+
+    ONLINE = "online"
+    DEGRADED = "degraded"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """A camera's state since ``at``; ``reason`` is a sentence for a person, empty when online, never with credentials."""
+
+    camera_id: str
+    state: CameraState
+    reason: str
+    at: datetime
+
+
+@dataclass(slots=True)
+class CameraHealth:
+    """Turns frames, failures and silence into states. Each method returns the new state with its reason if it changed.
+
+    Times are seconds of one monotonic clock. ``offline_after``: s without a frame until a camera is offline.
+    """
+
+    offline_after: float
+    started_at: float
+    state: CameraState | None = None
+    reason: str = ""
+    last_frame_at: float | None = None
+    _failure: str = field(default="", repr=False)
+
+    def frame(self, now: float) -> bool:
+        """A frame was read. Returns whether the state changed."""
+        self.last_frame_at = now
+        self._failure = ""
+        return self._become(CameraState.ONLINE, "")
+
+    def failed(self, now: float, reason: str) -> bool:
+        """The source could not be opened, or is lost. Returns whether state or reason changed."""
+        self._failure = reason
+        if self.last_frame_at is None or now - self.last_frame_at >= self.offline_after:
+            return self._become(CameraState.OFFLINE, reason)
+        return self._become(CameraState.DEGRADED, reason)
+
+    def ended(self, reason: str) -> bool:
+        """The source is over and will not be opened again. Returns whether the state changed."""
+        self.last_frame_at = None
+        return self._become(CameraState.OFFLINE, reason)
+
+    def check(self, now: float) -> bool:
+        """Time has passed. Returns whether the silence made the camera offline."""
+        since = self.started_at if self.last_frame_at is None else self.last_frame_at
+        if self.state is CameraState.OFFLINE or now - since < self.offline_after:
+            return False
+        return self._become(CameraState.OFFLINE, self._failure or f"no frame for {self.offline_after:g} s")
+
+    def _become(self, state: CameraState, reason: str) -> bool:
+        changed = state is not self.state or reason != self.reason
+        self.state, self.reason = state, reason
+        return changed
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds until the next attempt: doubling from ``initial`` up to ``maximum``, spread by camera.
+
+    The spread (0.75 to 1 of the time, by the camera's id) keeps cameras behind one recorder from knocking in step.
+    """
+
+    initial: float
+    maximum: float
+    camera_id: str
+    attempts: int = 0
+
+    def next_delay(self) -> float:
+        """Seconds to wait now; the following wait is twice as long."""
+        delay = min(self.maximum, self.initial * 2.0 ** min(self.attempts, 62))
+        self.attempts += 1
+        return delay * (0.75 + 0.25 * (zlib.crc32(self.camera_id.encode()) % 1000) / 1000)
+
+    def reset(self) -> None:
+        """The source was well for a while: the next wait is the first one again."""
+        self.attempts = 0
