@@ -1,0 +1,17 @@
+select
+    -- ids
+    id as camera_id,
+
+    -- text
+    name as camera_name,
+    kind,
+    status,
+    status_reason,
+
+    -- numbers
+    frame_interval as frame_interval_seconds,
+
+    -- times
+    status_at,
+    created_at
+from {{ source('ledger', 'camera') }}
