@@ -110,6 +110,9 @@ class DetectionSettings(Section):
     )
     threads: int = Field(default=2, gt=0, description="of the inference runtime")
     batch_size: int = Field(default=8, gt=0, description="frames of several cameras in one inference at most")
+    batch_delay: float = Field(
+        default=0.2, gt=0, description="s one inference may take: where more frames take longer, fewer go into it"
+    )
     group_distance: float = Field(default=150.0, gt=0, description="px between box centres at 1920 px frame width")
     crop_margin: int = Field(default=12, ge=0, description="px around a group's union box")
     jpeg_quality: int = Field(default=85, ge=1, le=100, description="of frames and crops")
@@ -134,6 +137,8 @@ class KafkaSettings(Section):
     delivery_timeout: float = Field(default=30.0, gt=0, description="s until an unacknowledged message is an error")
     request_timeout: float = Field(default=10.0, gt=0, description="s for one request to a broker")
     session_timeout: float = Field(default=10.0, gt=0, description="s until a silent consumer loses its partitions")
+    fetch_wait: float = Field(default=0.5, gt=0, description="s a broker may hold a fetch while there are no messages")
+    max_unacknowledged: int = Field(default=10_000, gt=0, description="messages in one producer; further ones are refused")
     group_prefix: str = Field(default="dangerous-driving", description="consumer groups are PREFIX.SERVICE")
     idempotent: bool = Field(default=True, description="false only for brokers without idempotent producers")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -244,6 +249,9 @@ class WindowsSettings(Section):
     retention_days: int = Field(default=90, gt=0)
     runs_per_tick: int = Field(default=20, gt=0, description="windows that one sensor tick starts at most")
     sensor_interval: int = Field(default=30, gt=0, description="s between ticks at least")
+    retry_delay: float = Field(
+        default=30.0, ge=0, description="s until a failed window runs again; four times longer after each failure"
+    )
     marts_cron: str = Field(default="5 * * * *", description="when the dbt models are built")
     dbt_project: Path | None = Field(default=None, description="default: dbt_project beside the package")
 
