@@ -7,11 +7,14 @@
     │   └── UnavailableError   a part named by a setting does not answer                  exit code 2
     ├── ContractError          a message does not have the agreed form                    dead-letter
     ├── SourceError            a camera's source cannot be opened or read                 retriable
+    ├── InferenceError         the detection engine fails on a picture
     ├── BrokerError            the message log refused or did not answer                  retriable
     ├── ObjectStoreError       the object store refused or did not answer                 retriable
     │   └── ObjectNotFoundError  there is no object of that key
     ├── LedgerError            the database refused or did not answer                     retriable
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
+    ├── PictureError           a picture cannot be decoded                                task: failed
+    ├── NoKeyError             no API key may send a request now                          retriable
     ├── AnswerError            an answer of the LLM cannot be understood                  task: failed
     └── LlmError               a request to the LLM endpoint failed
         ├── KeyRejectedError   401/403: the endpoint does not accept this key
@@ -66,6 +69,10 @@ class SourceError(DangerousDrivingError):
     retriable = True
 
 
+class InferenceError(DangerousDrivingError):
+    """The detection engine fails on a picture (or is out of memory, or has lost its device)."""
+
+
 class BrokerError(DangerousDrivingError):
     """The message log refused or did not answer in time."""
 
@@ -98,6 +105,16 @@ class StaleClaimError(LedgerError):
     """The task was claimed anew meanwhile (the worker's heartbeat had stopped): this result must not be kept."""
 
     retriable = False
+
+
+class PictureError(DangerousDrivingError):
+    """A picture cannot be decoded: it is damaged, or of a kind that OpenCV does not read."""
+
+
+class NoKeyError(DangerousDrivingError):
+    """No API key may send a request (in time); the text says in which state the keys are and what to do."""
+
+    retriable = True
 
 
 class AnswerError(DangerousDrivingError):

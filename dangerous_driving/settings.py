@@ -138,7 +138,9 @@ class KafkaSettings(Section):
     request_timeout: float = Field(default=10.0, gt=0, description="s for one request to a broker")
     session_timeout: float = Field(default=10.0, gt=0, description="s until a silent consumer loses its partitions")
     fetch_wait: float = Field(default=0.5, gt=0, description="s a broker may hold a fetch while there are no messages")
-    max_unacknowledged: int = Field(default=10_000, gt=0, description="messages in one producer; further ones are refused")
+    max_unacknowledged: int = Field(
+        default=10_000, gt=0, description="messages in one producer; further ones are refused"
+    )
     group_prefix: str = Field(default="dangerous-driving", description="consumer groups are PREFIX.SERVICE")
     idempotent: bool = Field(default=True, description="false only for brokers without idempotent producers")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

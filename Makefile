@@ -1,0 +1,66 @@
+# make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
+# make test    installs what the tests need, Debian packages included, and runs them
+# make check   lint, types, format, definitions
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+CACHE := .cache
+VERSITYGW_VERSION := v1.0.20
+
+.PHONY: help demo test check lock s3-server system-packages clean
+
+help:
+	@grep -E '^# make' Makefile | sed 's/^# //'
+
+# Two stamps, so that `make demo` on a laptop does not wait for linters and test tools.
+$(VENV)/.demo: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/dangerous-driving demo $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	! grep -rnE 'shared/(samples|models)/.*\.(jpg|png|mp4|onnx)' --include='*.md' --include='*.html' README.md docs 2>/dev/null | grep '!\['
+
+test: $(VENV)/.dev system-packages s3-server
+	$(BIN)/python -m pytest $(ARGS)
+
+# A real Chromium for the page tests. Elsewhere than on Debian, or without root, tests say what is missing.
+system-packages:
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	fi
+
+# A real S3 server for the object store's tests: versitygw (Apache-2.0), built by the Go toolchain.
+s3-server: $(CACHE)/bin/versitygw
+$(CACHE)/bin/versitygw:
+	@if command -v go >/dev/null; then \
+		mkdir -p $(CACHE)/bin && GOBIN="$(abspath $(CACHE))/bin" go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION); \
+	fi
+
+# New pins; needs uv. No index address is written, so that the files work with any index.
+UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-strip-extras
+lock:
+	$(UV_COMPILE) --extra embedded --extra dev pyproject.toml --output-file requirements-dev.txt
+	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
+
+clean:
+	rm -rf $(VENV) $(CACHE) build dist data

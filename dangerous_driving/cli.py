@@ -1,0 +1,339 @@
+"""The command line. Heavy imports stand inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dangerous_driving.errors import ConfigError, DangerousDrivingError
+
+if TYPE_CHECKING:
+    from dangerous_driving.settings import Settings
+
+app = typer.Typer(
+    name="dangerous-driving",
+    help="Watches road cameras for dangerous driving. Start with: dangerous-driving demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+simulate = typer.Typer(
+    help="Simulated parts for development, tests and the demo (they always say that they are simulated)."
+)
+database = typer.Typer(help="The ledger's schema.")
+topics = typer.Typer(help="Kafka topics and consumer lag.")
+config = typer.Typer(help="Settings.")
+windows = typer.Typer(help="Camera x time windows, the window lane without Dagster.")
+app.add_typer(simulate, name="simulate")
+app.add_typer(database, name="db")
+app.add_typer(topics, name="topics")
+app.add_typer(config, name="config")
+app.add_typer(windows, name="windows")
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML settings file (default: $DD_CONFIG).")]
+LeashOption = Annotated[bool, typer.Option("--leash", hidden=True, help="End with standard input.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Data folder of a demo; its database is started when it is not running."),
+]
+
+
+def _settings(path: Path | None) -> Settings:
+    from dangerous_driving import settings
+
+    return settings.load(path)
+
+
+# the services
+
+
+@app.command()
+def detect(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Read cameras, find and group road users, publish detection results."""
+    from dangerous_driving import services
+
+    services.detect(_settings(config), leash=leash)
+
+
+@app.command()
+def tasks(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Turn detection results into assessment tasks, in the ledger and on the topic."""
+    from dangerous_driving import services
+
+    services.tasks(_settings(config), leash=leash)
+
+
+@app.command()
+def assess(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Run the realtime lane: claim tasks, ask the vision LLM, keep and publish the answers."""
+    from dangerous_driving import services
+
+    services.assess(_settings(config), leash=leash)
+
+
+@app.command()
+def alerts(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Open, continue and close alerts from results and geometry."""
+    from dangerous_driving import services
+
+    services.alerts(_settings(config), leash=leash)
+
+
+@app.command()
+def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Serve the operator page, the WebSocket and the REST interface."""
+    from dangerous_driving import services
+
+    services.realtime(_settings(config), leash=leash)
+
+
+@app.command()
+def broker(
+    address_file: Annotated[Path, typer.Option(help="Where the broker's address is written once it listens.")],
+    config: ConfigOption = None,
+    leash: LeashOption = False,
+) -> None:
+    """Run the embedded in-memory Kafka (it forgets all when it stops)."""
+    from dangerous_driving import services
+
+    services.broker(_settings(config), address_file, leash=leash)
+
+
+@simulate.command("llm")
+def simulate_llm(
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8099,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    seed: Annotated[int, typer.Option(help="Same seed, same answers and latencies.")] = 0,
+    speed: Annotated[float, typer.Option(help="Divides the latencies.")] = 1.0,
+    config: ConfigOption = None,
+    leash: LeashOption = False,
+) -> None:
+    """Serve an OpenAI-compatible endpoint with simulated answers, latencies, limits and faults."""
+    from dangerous_driving import services
+
+    services.simulated_llm(_settings(config), host=host, port=port, seed=seed, speed=speed, leash=leash)
+
+
+# the stores and the log
+
+
+@database.command("migrate")
+def db_migrate(config: ConfigOption = None) -> None:
+    """Bring the ledger's schema to the newest version."""
+    from dangerous_driving.ledger.database import open_engine
+    from dangerous_driving.ledger.schema import migrate
+
+    before, after = migrate(open_engine(_settings(config).database))
+    out.print(f"schema {after}" + (" (already)" if before == after else f", was {before or 'empty'}"))
+
+
+@topics.command("apply")
+def topics_apply(config: ConfigOption = None) -> None:
+    """Create the topics that are missing."""
+    from dangerous_driving.messaging import topics as messaging_topics
+
+    for line in messaging_topics.apply(_settings(config).kafka):
+        out.print(str(line))
+
+
+@topics.command("lag")
+def topics_lag(config: ConfigOption = None) -> None:
+    """Show how many messages each consumer group has before it."""
+    from dangerous_driving.services import GROUPS, group_name
+
+    settings = _settings(config)
+    from dangerous_driving.messaging import topics as messaging_topics
+
+    table = Table("group", "topic", "lag")
+    for service in GROUPS:
+        per_topic: dict[str, int] = {}
+        for (topic, _partition), lag in messaging_topics.group_lag(
+            settings.kafka, group_name(settings, service)
+        ).items():
+            per_topic[str(topic)] = per_topic.get(str(topic), 0) + lag
+        for topic, lag in sorted(per_topic.items()):
+            table.add_row(group_name(settings, service), topic, str(lag))
+    out.print(table)
+
+
+@config.command("check")
+def config_check(config: ConfigOption = None) -> None:
+    """Read the settings and print them, secrets hidden."""
+    import yaml
+
+    settings = _settings(config)
+    out.print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), markup=False)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Check database, broker, object store, endpoint and keys; say what is wrong and the remedy."""
+    from dangerous_driving.demo.data_folder import opened_settings
+    from dangerous_driving.doctor import examine
+
+    with opened_settings(_settings(config), data_dir) as settings:
+        findings = examine(settings)
+    table = Table("part", "state", "what to do", show_lines=False)
+    for finding in findings:
+        table.add_row(finding.part, "[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.text)
+    out.print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    days: Annotated[float | None, typer.Option(help="How far back; default: windows.retention_days.")] = None,
+    grace: Annotated[
+        float, typer.Option(help="Seconds of the newest frames that are left out, since they are under way.")
+    ] = 30,
+    show: Annotated[int, typer.Option(help="Violations printed at most.")] = 50,
+) -> None:
+    """Check the ledger's invariants: counts by state, and each violation by id; exit code 1 if there is one."""
+    from dangerous_driving.assessment.keys import configured_hashes
+    from dangerous_driving.demo.data_folder import opened_settings
+    from dangerous_driving.ledger import invariants
+    from dangerous_driving.ledger.database import open_engine
+    from dangerous_driving.ledger.schema import require_current
+    from dangerous_driving.objects import open_store
+
+    now = datetime.now(UTC)
+    with opened_settings(_settings(config), data_dir) as settings, err.status("checking the ledger"):
+        engine = open_engine(settings.database, application="verify")
+        require_current(engine)
+        found = invariants.verify(
+            engine,
+            open_store(settings.objects),
+            since=now - timedelta(days=days if days is not None else settings.windows.retention_days),
+            until=now - timedelta(seconds=grace),
+            window_length=settings.windows.length,
+            key_hashes=configured_hashes(settings.keys),
+        )
+        engine.dispose()
+    for name, counts in found.counts.items():
+        out.print(
+            f"{name}: {sum(counts.values())}" + "".join(f"  {key} {count}" for key, count in counts.items()),
+            highlight=False,
+        )
+    for violation in found.violations[:show]:
+        out.print(
+            f"[red]violation[/] {violation.rule}: {violation.subject}: {violation.problem}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if found.violations:
+        out.print(
+            f"[red]{len(found.violations)} violations[/]" + (f", {show} shown" if len(found.violations) > show else "")
+        )
+        raise typer.Exit(1)
+    out.print(f"no violation of {len(invariants.RULES) + 2} rules")
+
+
+@app.command()
+def reimport(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Only this camera (repeat for more).")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only what was captured since this day (UTC).")] = None,
+) -> None:
+    """Write detection results that the object store has and the ledger lacks; the window lane assesses them."""
+    from dangerous_driving.demo.data_folder import opened_settings
+    from dangerous_driving.ledger.database import open_engine
+    from dangerous_driving.objects import open_store
+    from dangerous_driving.tasks.reimport import reimport as run
+
+    with opened_settings(_settings(config), data_dir) as settings, err.status("reading the store") as status:
+        done = run(
+            open_engine(settings.database, application="reimport"),
+            open_store(settings.objects),
+            window_length=settings.windows.length,
+            cameras=camera or (),
+            since=since.replace(tzinfo=UTC) if since else None,
+            on_progress=lambda count: status.update(f"{count} detection results looked at"),
+        )
+    out.print(f"{done.found} detection results in the store, {done.written} were new to the ledger")
+    if done.unreadable:
+        err.print(f"[red]{len(done.unreadable)} could not be read[/]: {', '.join(done.unreadable[:5])} …")
+        raise typer.Exit(1)
+
+
+@windows.command("run")
+def windows_run(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    open_too: Annotated[bool, typer.Option("--open-too", help="Also windows that are not closed yet.")] = False,
+) -> None:
+    """Assess what is left in closed windows, as Dagster's runs do."""
+    from dangerous_driving import services
+    from dangerous_driving.demo.data_folder import opened_settings
+
+    with opened_settings(_settings(config), data_dir) as settings:
+        reports = services.run_windows(settings, open_too=open_too)
+    for report in reports:
+        out.print(
+            f"{report.window.camera_id} {report.window.start:%Y-%m-%d %H:%M}: {report.groups} groups, "
+            f"{report.assessed} assessed now, {report.already} before, {sum(report.failed.values())} failed",
+            highlight=False,
+        )
+    out.print(f"{len(reports)} windows")
+    if not all(report.complete for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    source: Annotated[list[str] | None, typer.Option(help="File, folder or URL of a camera (repeat for more).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="YOLO weights in ONNX format.")] = None,
+    cameras: Annotated[
+        int | None, typer.Option(min=1, help="Cameras in all, sources in rotation; default: one per source.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Time of capture; default: until Ctrl-C.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where all is kept; default: demo.data_dir.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the operator page; default: realtime.port.")] = None,
+    dagster_port: Annotated[int, typer.Option(help="Port of Dagster's page.")] = 3000,
+    dagster: Annotated[bool, typer.Option("--dagster/--no-dagster", help="With Dagster's page and daemon.")] = True,
+    config: ConfigOption = None,
+) -> None:
+    """Run everything on this machine, on the embedded default: broker, database, LLM, all services, Dagster."""
+    from dangerous_driving.demo import plan, supervisor
+
+    settings = _settings(config)
+    planned = plan.make(
+        settings,
+        sources=source or [],
+        weights=weights,
+        cameras=cameras,
+        seconds=seconds,
+        data_dir=data_dir,
+        port=port,
+        dagster_port=dagster_port if dagster else None,
+    )
+    raise typer.Exit(supervisor.run(planned, out))
+
+
+def main() -> None:
+    """Entry point: errors of this package end with one sentence, 2 for what a user can set right, else 1."""
+    try:
+        app()
+    except ConfigError as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+        sys.exit(2)
+    except DangerousDrivingError as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

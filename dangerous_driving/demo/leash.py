@@ -1,0 +1,51 @@
+"""Runs a foreign program that must not outlive the demo: ``python -m dangerous_driving.demo.leash PROGRAM ARGS…``.
+
+It ends the program when standard input ends (the demo holds the other side of that pipe, also when it is killed),
+passes SIGTERM on, and ends with the program's exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+GRACE = 15.0  # s between SIGTERM and SIGKILL
+
+
+def main(argv: list[str]) -> int:
+    """Run the program until it ends or the leash is pulled."""
+    # its own group, so that what it starts is ended with it
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+
+    def end() -> None:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # whatever the program left behind
+        except ProcessLookupError:
+            return
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    code = process.wait()
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,162 @@
+"""What a demo will run, checked before anything is started."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from dangerous_driving.camera.source import probe
+from dangerous_driving.demo.data_folder import DataFolder
+from dangerous_driving.detection.engine import open_engine
+from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings import CameraSpec, Settings
+
+#: Windows of one minute, so that a short demo closes some; frames may come this many seconds late.
+WINDOW_SECONDS = 60
+LATENESS = 5.0
+SENSOR_SECONDS = 5
+
+SIMULATED_MODEL = "simulated-vl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked demo. ``settings`` lack what is known only once broker and database run."""
+
+    settings: Settings
+    folder: DataFolder
+    seconds: float | None
+    dagster_port: int | None
+    llm_port: int | None  # of the simulated LLM; None with a real endpoint
+
+    @property
+    def page(self) -> str:
+        """Address of the operator page."""
+        return f"http://{self.settings.realtime.host}:{self.settings.realtime.port}/"
+
+
+def make(
+    settings: Settings,
+    *,
+    sources: Sequence[str],
+    weights: Path | None,
+    cameras: int | None,
+    seconds: float | None,
+    data_dir: Path | None,
+    port: int | None,
+    dagster_port: int | None,
+) -> Plan:
+    """Check everything a user can get wrong and settle the settings.
+
+    Raises:
+        ConfigError: names the argument and the remedy; nothing was started or written.
+    """
+    specs = camera_specs(settings, sources, cameras)
+    detection = settings.detection.model_copy(
+        update={"weights": weights.absolute() if weights else settings.detection.weights}
+    )
+    if detection.weights is None:
+        raise ConfigError(
+            "--weights", "no weights are given", "name a YOLO model in ONNX format: --weights yolov8n.onnx"
+        )
+    for spec in specs:
+        probe(spec)
+    open_engine(detection)
+    folder = DataFolder(data_dir or settings.demo.data_dir)
+    folder.check()
+    realtime_port = settings.realtime.port if port is None else port
+    require_free(settings.realtime.host, realtime_port, "--port")
+    if dagster_port is not None:
+        require_free("127.0.0.1", dagster_port, "--dagster-port")
+    simulated = not (settings.keys.secrets or settings.keys.file)
+    llm_port = free_port() if simulated else None
+    changed: dict[str, Any] = {
+        "camera": settings.camera.model_copy(update={"cameras": tuple(specs)}),
+        "detection": detection,
+        "objects": settings.objects.model_copy(update={"kind": "folder", "folder": folder.objects}),
+        "windows": settings.windows.model_copy(
+            update={
+                "length": WINDOW_SECONDS,
+                "lateness": LATENESS,
+                "sensor_interval": SENSOR_SECONDS,
+                "start": first_window(folder),
+                "marts_cron": "*/2 * * * *",
+            }
+        ),
+        "realtime": settings.realtime.model_copy(
+            update={"port": realtime_port, "open_access": True, "demo_banner": True}
+        ),
+    }
+    if simulated:
+        changed["llm"] = settings.llm.model_copy(
+            update={"base_url": f"http://127.0.0.1:{llm_port}/v1", "model": SIMULATED_MODEL}
+        )
+        changed["keys"] = settings.keys.model_copy(update={"file": folder.keys_file})
+    return Plan(settings.model_copy(update=changed), folder, seconds, dagster_port, llm_port)
+
+
+def camera_specs(settings: Settings, sources: Sequence[str], cameras: int | None) -> list[CameraSpec]:
+    """The demo's cameras: the configured ones, or `cameras` in all with the sources in rotation."""
+    if not sources:
+        configured = list(settings.camera.cameras)
+        if not configured:
+            raise ConfigError(
+                "--source", "no camera is given", "name a clip, a folder of pictures or a stream: --source clip.mp4"
+            )
+        if cameras is not None and cameras < len(configured):
+            return configured[:cameras]
+        return configured
+    count = cameras or len(sources)
+    specs = []
+    for index in range(count):
+        source = sources[index % len(sources)]
+        # a path is kept absolute, so that the folder's settings mean the same from anywhere
+        located = source if "://" in source or source.isdecimal() else str(Path(source).absolute())
+        specs.append(CameraSpec(id=f"cam-{index + 1:02d}", source=SecretStr(located), name=_name(source, index)))
+    return specs
+
+
+def _name(source: str, index: int) -> str:
+    stem = (
+        Path(source).stem.replace("_", " ") if "://" not in source and not source.isdecimal() else f"camera {index + 1}"
+    )
+    return f"{stem} ({index + 1})"
+
+
+def first_window(folder: DataFolder) -> datetime:
+    """The first window of the folder: kept when it is used again, since partition keys count from it."""
+    import json
+
+    try:
+        created = datetime.fromisoformat(json.loads(folder.version_file.read_text(encoding="utf-8"))["created_at"])
+    except (OSError, ValueError, KeyError):
+        created = datetime.now(UTC)
+    return created.astimezone(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+
+
+def require_free(host: str, port: int, argument: str) -> None:
+    """Refuse a port that somebody listens on.
+
+    Raises:
+        ConfigError: names the argument.
+    """
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((host, port))
+        except OSError as error:
+            raise ConfigError(argument, f"port {port} is in use", "name a free one") from error
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        port: int = probe_socket.getsockname()[1]
+        return port

@@ -1,0 +1,413 @@
+"""Starts the parts of a demo in order, watches them, drains what is left, and ends everything."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import yaml
+from pydantic import SecretStr
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine
+
+from dangerous_driving.demo import status as status_module
+from dangerous_driving.demo.dagster_home import dagster_environment, dagster_parts, recover_runs
+from dangerous_driving.demo.data_folder import DAGSTER_DATABASE, LEDGER_DATABASE, write_private
+from dangerous_driving.demo.parts import (
+    Part,
+    PartFailedError,
+    end_left_behind,
+    environment_of,
+    last_words,
+    leashed,
+    own_command,
+)
+from dangerous_driving.demo.plan import Plan
+from dangerous_driving.demo.status import Status
+from dangerous_driving.errors import BrokerError, DangerousDrivingError
+from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.ledger.embedded import EmbeddedPostgres
+from dangerous_driving.ledger.schema import migrate
+from dangerous_driving.messaging import apply as apply_topics
+from dangerous_driving.messaging import embedded_kafka_settings, group_lag
+from dangerous_driving.objects import open_store
+from dangerous_driving.services import GROUPS, group_name
+from dangerous_driving.settings import Settings
+from dangerous_driving.tasks.reimport import Reimported, reimport
+
+START_SECONDS = 60.0  # until a part must be ready
+STOP_SECONDS = 20.0  # until a part that was asked to stop is killed
+LOOK_SECONDS = 2.0  # between looks at the ledger
+PLAIN_SECONDS = 10.0  # between lines where there is no terminal
+
+#: In the order of the flow; they are ended in the same order, so that each can still hand on what it holds.
+SERVICES = ("detect", "tasks", "assess", "alerts", "realtime")
+#: These speak to the broker, and start anew when it does, since its address changes.
+ON_BROKER = SERVICES
+
+
+def run(plan: Plan, console: Console) -> int:
+    """Run the demo to its end; returns the exit code: 0 when everything captured is dealt with, else 1."""
+    demo = Demo(plan, console)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, demo.on_signal)
+    try:
+        with demo.started():
+            demo.capture()
+            return demo.finish()
+    except PartFailedError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return 1
+    except Interrupted:
+        console.print("stopped while starting")
+        return 1
+
+
+class Interrupted(DangerousDrivingError):
+    """The user asked to stop while the parts were being started."""
+
+
+class Demo:
+    """One demo from its start to its end."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan = plan
+        self._console = console
+        self._settings: Settings = plan.settings
+        self._parts: dict[str, Part] = {}
+        self._stop = threading.Event()
+        self._engine: Engine | None = None
+        self._dagster_url: str | None = None
+        self._lag: dict[str, int] = {}
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """The first signal stops the demo cleanly."""
+        self._stop.set()
+
+    # start
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Everything running within the block, and ended after it, whatever happens."""
+        folder = self._plan.folder
+        folder.open()
+        database: EmbeddedPostgres | None = None
+        try:
+            with self._console.status("starting") as progress:
+                left = end_left_behind(folder.path)
+                if left:
+                    self._console.print(f"ended {left} processes that an earlier demo of this folder left behind")
+                progress.update("starting PostgreSQL")
+                database = EmbeddedPostgres(folder.postgres)
+                self._open_database(database)
+                progress.update("starting the broker")
+                self._start_broker()
+                progress.update("reading the object store")
+                done = self._reimport()
+                if done.written:
+                    self._console.print(f"imported {done.written} frames that the ledger lacked")
+                for name in self._planned(database):
+                    progress.update(f"starting {name}")
+                    self._parts[name].start()
+                self._await_ready(progress.update)
+            yield
+        finally:
+            with self._console.status("stopping"):
+                self._end_all()
+                if self._engine:
+                    self._engine.dispose()
+                if database:
+                    database.close()
+                folder.close()
+
+    def _open_database(self, database: EmbeddedPostgres) -> None:
+        url = SecretStr(database.create_database(LEDGER_DATABASE))
+        self._dagster_url = database.create_database(DAGSTER_DATABASE) if self._plan.dagster_port else None
+        self._settings = self._settings.model_copy(
+            update={"database": self._settings.database.model_copy(update={"url": url})}
+        )
+        self._engine = open_engine(self._settings.database, application="demo")
+        migrate(self._engine)
+
+    def _start_broker(self) -> None:
+        folder = self._plan.folder
+        folder.broker_file.unlink(missing_ok=True)
+        part = self._part("broker", own_command("broker", "--address-file", str(folder.broker_file)))
+        folder.write_settings(self._settings)  # it reads only what does not depend on it
+        part.start()
+        self._await_broker(part)
+
+    def _await_broker(self, part: Part) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        file = self._plan.folder.broker_file
+        while not (file.exists() and (address := file.read_text(encoding="utf-8").strip())):
+            if not part.running() or time.monotonic() > deadline:
+                raise PartFailedError(f"the broker did not start: {last_words(part.log)}")
+            self._pause(0.1)
+        self._settings = self._settings.model_copy(update={"kafka": embedded_kafka_settings(address)})
+        self._plan.folder.write_settings(self._settings)
+        apply_topics(self._settings.kafka)
+
+    def _reimport(self) -> Reimported:
+        assert self._engine is not None  # noqa: S101  # opened before
+        return reimport(self._engine, open_store(self._settings.objects), window_length=self._settings.windows.length)
+
+    def _planned(self, database: EmbeddedPostgres) -> list[str]:
+        names = list(SERVICES)
+        if self._plan.llm_port is not None:
+            self._write_simulated_keys()
+            self._part("llm", own_command("simulate", "llm", "--port", str(self._plan.llm_port)))
+            names.insert(0, "llm")
+        for name in SERVICES:
+            self._part(name, own_command(name))
+        if self._plan.dagster_port is not None:
+            folder = self._plan.folder
+            environment = dagster_environment(folder.dagster_home, database.url(DAGSTER_DATABASE))
+            recover_runs(database.url(DAGSTER_DATABASE))
+            for name, argv in dagster_parts(folder.dagster_home, self._plan.dagster_port).items():
+                self._part(name, leashed(*argv), **environment)
+                names.append(name)
+        return names
+
+    def _write_simulated_keys(self) -> None:
+        file = self._plan.folder.keys_file
+        if not file.exists():
+            keys = [
+                {"label": f"simulated {number}", "secret": f"sk-simulated-{secrets.token_hex(8)}"}
+                for number in range(1, self._settings.demo.keys + 1)
+            ]
+            write_private(
+                file, "# keys of the simulated LLM: they open nothing else\n" + yaml.safe_dump({"keys": keys})
+            )
+
+    def _part(self, name: str, argv: list[str], **environment: str) -> Part:
+        folder = self._plan.folder
+        part = Part(
+            name=name,
+            argv=argv,
+            log=folder.logs / f"{name}.log",
+            environment=environment_of(folder.path, folder.settings_file, **environment),
+            max_restarts=self._settings.demo.max_restarts,
+        )
+        self._parts[name] = part
+        return part
+
+    def _await_ready(self, say: Callable[[str], None]) -> None:
+        addresses = [self._plan.page + "readyz"]
+        if self._plan.dagster_port is not None:
+            addresses.append(f"http://127.0.0.1:{self._plan.dagster_port}/server_info")
+        deadline = time.monotonic() + START_SECONDS
+        for address in addresses:
+            say(f"waiting for {address}")
+            while not answers(address):
+                if time.monotonic() > deadline:
+                    raise PartFailedError(
+                        f"{address} does not answer after {START_SECONDS:.0f} s; see {self._plan.folder.logs}"
+                    )
+                self._watch()
+                self._pause(0.25)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Interrupted("stopped by a signal")
+
+    # capture
+
+    def capture(self) -> None:
+        """Show the status until the time of capture is over or a signal comes."""
+        seconds = self._plan.seconds
+        end = time.monotonic() + seconds if seconds is not None else float("inf")
+        with self._screen() as show:
+            while time.monotonic() < end and not self._stop.is_set():
+                self._watch()
+                left = f", {end - time.monotonic():.0f} s left" if seconds is not None else ", Ctrl-C ends it"
+                show(f"capturing{left}")
+                self._stop.wait(min(LOOK_SECONDS, max(end - time.monotonic(), 0.01)))
+
+    @contextmanager
+    def _screen(self) -> Iterator[Callable[[str], None]]:
+        if not self._console.is_terminal:
+            last = 0.0
+
+            def line(title: str) -> None:
+                nonlocal last
+                if time.monotonic() - last >= PLAIN_SECONDS:
+                    last = time.monotonic()
+                    now = self._look()
+                    told = "; ".join(f"{name} {value}" for name, value in status_module.rows(now).items())
+                    self._console.print(f"{title}: {told}", highlight=False, soft_wrap=True)
+
+            for name, address in self._addresses().items():
+                self._console.print(f"{name}: {address}", highlight=False, soft_wrap=True)
+            yield line
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+
+            def table(title: str) -> None:
+                shown = status_module.table(
+                    self._look(), list(self._parts.values()), title=title, addresses=self._addresses()
+                )
+                live.update(shown, refresh=True)
+
+            yield table
+
+    def _addresses(self) -> dict[str, str]:
+        addresses = {"page": self._plan.page}
+        if self._plan.dagster_port is not None:
+            addresses["dagster"] = f"http://127.0.0.1:{self._plan.dagster_port}/"
+        addresses["sql"] = f'psql "{self._settings.database.url.get_secret_value()}"'
+        addresses["logs"] = str(self._plan.folder.logs)
+        return addresses
+
+    def _watch(self) -> None:
+        broker = self._parts["broker"]
+        if broker.watch():
+            # it forgot everything and listens elsewhere: its clients start anew, and the store fills the gap
+            self._console.print("the broker died and was restarted; its clients follow")
+            self._await_broker(broker)
+            for name in ON_BROKER:
+                part = self._parts[name]
+                if part.running() and not part.ended and part.process:
+                    part.process.send_signal(signal.SIGTERM)
+            self._reimport()
+        for part in list(self._parts.values()):
+            if part is not broker and part.watch():
+                self._console.print(f"{part.name} died and was restarted ({part.restarts}x); its log: {part.log}")
+
+    def _look(self) -> Status:
+        assert self._engine is not None  # noqa: S101  # opened before
+        self._lag = self._ask_lag()
+        return status_module.look(
+            self._engine,
+            window_length=self._settings.windows.length,
+            lag=self._lag,
+            dagster_url=self._dagster_url,
+        )
+
+    def _ask_lag(self) -> dict[str, int]:
+        try:
+            return {
+                service: sum(group_lag(self._settings.kafka, group_name(self._settings, service)).values())
+                for service in GROUPS
+            }
+        except BrokerError:
+            return self._lag  # it is being restarted; the watch tells
+
+    # end
+
+    def finish(self) -> int:
+        """Drain unless a signal came, say how it stands, and return the exit code."""
+        if self._stop.is_set():
+            self._summary(self._look(), "stopped; start again with the same --data-dir to go on")
+            return 0
+        self._parts["detect"].terminate()
+        self._parts["detect"].wait(STOP_SECONDS)
+        now = self._drain()
+        if self._stop.is_set():
+            self._summary(now, "stopped while draining; start again with the same --data-dir to go on")
+            return 0
+        if not now.drained:
+            self._summary(now, f"not drained within {self._settings.demo.drain_timeout:.0f} s (demo.drain_timeout)")
+            return 1
+        self._summary(now, "finished")
+        return 0
+
+    def _drain(self) -> Status:
+        self._reimport()
+        now = self._look()
+        total = max(now.waiting + sum(now.lag.values()) + now.windows_open, 1)
+        deadline = time.monotonic() + self._settings.demo.drain_timeout
+        columns = (TextColumn("draining"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn())
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task("drain", total=total, left="")
+            while time.monotonic() < deadline and not self._stop.is_set():
+                now = self._look()
+                left = now.waiting + sum(now.lag.values()) + now.windows_open
+                total = max(total, left)
+                progress.update(
+                    bar,
+                    total=total,
+                    completed=total - left,
+                    left=f"{now.waiting} tasks, {sum(now.lag.values())} messages, {now.windows_open} windows left",
+                )
+                if now.drained and self._dagster_idle(now):
+                    break
+                if self._plan.dagster_port is None and not sum(now.lag.values()):
+                    self._run_windows()
+                self._watch()
+                self._stop.wait(LOOK_SECONDS)
+        return now
+
+    def _dagster_idle(self, now: Status) -> bool:
+        """No run is under way, so that none is cut off."""
+        busy = {"QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"}
+        return not any(now.runs.get(state) for state in busy)
+
+    def _run_windows(self) -> None:
+        # without Dagster nobody else carries the window lane
+        folder = self._plan.folder
+        with (folder.logs / "windows.log").open("ab") as log:
+            subprocess.run(  # noqa: S603  # our own program
+                [*own_command("windows", "run", "--open-too")[:-1]],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment_of(folder.path, folder.settings_file),
+                timeout=self._settings.demo.drain_timeout,
+                check=False,  # what it left shows in the next look
+            )
+
+    def _summary(self, now: Status, title: str) -> None:
+        self._console.rule(title)
+        for name, value in status_module.rows(now).items():
+            self._console.print(f"{name:>14}  {value}", highlight=False)
+        restarted = {part.name: part.restarts for part in self._parts.values() if part.restarts}
+        if restarted:
+            self._console.print(f"{'restarted':>14}  {status_module.counts(restarted)}", highlight=False)
+        if self._settings.llm.simulated:
+            self._console.print(f"{'note':>14}  the answers come from a simulated LLM ({self._settings.llm.model})")
+        self._console.print(
+            f"{'check it':>14}  dangerous-driving verify --grace 0 --data-dir {self._plan.folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _end_all(self) -> None:
+        order = [
+            *SERVICES,
+            *(name for name in self._parts if name not in (*SERVICES, "llm", "broker")),
+            "llm",
+            "broker",
+        ]
+        try:
+            for name in order:
+                part = self._parts.get(name)
+                if part is None:
+                    continue
+                part.terminate()
+                if name in ("detect", "assess", "llm", "broker"):
+                    # the next part in the flow outlives it, so that it can take what this one still hands on
+                    part.wait(STOP_SECONDS)
+            deadline = time.monotonic() + STOP_SECONDS
+            for part in self._parts.values():
+                part.wait(deadline - time.monotonic())
+        finally:
+            self._plan.folder.broker_file.unlink(missing_ok=True)
+
+
+def answers(address: str) -> bool:
+    """Whether the address answers with success."""
+    try:
+        with urllib.request.urlopen(address, timeout=2) as response:  # noqa: S310  # our own http address
+            return bool(response.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,128 @@
+"""Looks at each outside part that the settings name and says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from dangerous_driving.assessment.keys import load_keys
+from dangerous_driving.assessment.llm import LlmClient
+from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.errors import DangerousDrivingError, KeyRejectedError, LlmError
+from dangerous_driving.ledger.database import open_engine, transaction
+from dangerous_driving.ledger.schema import require_current
+from dangerous_driving.messaging import check as check_topics
+from dangerous_driving.objects import open_store
+from dangerous_driving.settings import Settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one part; ``text`` says what was seen, or what is wrong and the remedy."""
+
+    part: str
+    ok: bool
+    text: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at database, broker, object store, prompt, endpoint and keys, each with the time-outs of its settings."""
+    parts: dict[str, Callable[[Settings], str]] = {
+        "database": database,
+        "broker": broker,
+        "object store": object_store,
+        "weights": weights,
+        "prompt": lambda found: f"version {load_prompt(found.llm.prompt_version).version}",
+    }
+    findings = [_finding(part, lambda look=look: look(settings)) for part, look in parts.items()]  # type: ignore[misc]
+    return [*findings, *endpoint_and_keys(settings)]
+
+
+def _finding(part: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part, True, look())
+    except DangerousDrivingError as error:
+        return Finding(part, False, str(error))
+
+
+def database(settings: Settings) -> str:
+    """Connect, and compare the schema."""
+    engine = open_engine(settings.database, application="doctor")
+    try:
+        require_current(engine)
+        with transaction(engine) as connection:
+            version = connection.scalar(text("SHOW server_version"))
+    finally:
+        engine.dispose()
+    return f"PostgreSQL {version}, schema is current"
+
+
+def broker(settings: Settings) -> str:
+    """Connect, and compare the topics with the table."""
+    differences = check_topics(settings.kafka)
+    if differences:
+        raise DangerousDrivingError("; ".join(differences))
+    return f"{settings.kafka.bootstrap_servers}, topics as wanted"
+
+
+def object_store(settings: Settings) -> str:
+    """Write and read back an object."""
+    store = open_store(settings.objects)
+    content = uuid.uuid4().bytes
+    store.put("doctor/probe", content, "application/octet-stream")
+    if store.get("doctor/probe") != content:
+        raise DangerousDrivingError("what was written reads back differently; check the store's versioning and caches")
+    return f"{store.url('doctor/probe')} written and read"
+
+
+def weights(settings: Settings) -> str:
+    """Load the weights, if any are set."""
+    if settings.detection.weights is None:
+        return "none set (only `detect` needs them)"
+    from dangerous_driving.detection.engine import open_engine as open_detector
+
+    return f"{open_detector(settings.detection).model_name} on engine {settings.detection.engine}"
+
+
+def endpoint_and_keys(settings: Settings) -> Iterator[Finding]:
+    """Try each key once; what is wrong with the endpoint itself is said once."""
+    try:
+        keys = load_keys(settings.keys)
+    except DangerousDrivingError as error:
+        yield Finding("keys", False, str(error))
+        return
+    if not keys:
+        yield Finding("keys", False, "no API key is configured; set keys.file or DD_KEYS__SECRETS")
+        return
+
+    async def try_all() -> list[LlmError | None]:
+        client = LlmClient(settings.llm)
+        try:
+            results: list[LlmError | None] = []
+            for key in keys:
+                try:
+                    await client.probe(key.secret)
+                except LlmError as error:
+                    results.append(error)
+                else:
+                    results.append(None)
+            return results
+        finally:
+            await client.close()
+
+    results = asyncio.run(try_all())
+    unreachable = next((error for error in results if error and not isinstance(error, KeyRejectedError)), None)
+    address = f"{settings.llm.base_url}, model {settings.llm.model}"
+    if unreachable:
+        yield Finding("endpoint", False, f"{address}: {unreachable}; check llm.base_url and the network")
+    else:
+        yield Finding("endpoint", True, address + (" (SIMULATED)" if settings.llm.simulated else ""))
+    for key, error in zip(keys, results, strict=True):
+        if isinstance(error, KeyRejectedError):
+            yield Finding(f"key {key.key_hash}", False, f"{error}; replace or remove it (keys.file)")
+        elif error is None:
+            yield Finding(f"key {key.key_hash}", True, "accepted")

@@ -1,0 +1,240 @@
+"""Each service, put together from its parts and run in its process. One function per sub-command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import Engine
+
+from dangerous_driving.assessment.windows import Window
+from dangerous_driving.contracts import AssessmentTask, DetectionResult, RiskAssessmentResult
+from dangerous_driving.errors import LedgerError
+from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.ledger.schema import require_current
+from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic
+from dangerous_driving.objects import open_store
+from dangerous_driving.observability.service import ServiceProcess
+from dangerous_driving.settings import Settings
+
+if TYPE_CHECKING:
+    from dangerous_driving.assessment.window_run import WindowReport
+
+log = structlog.get_logger(__name__)
+
+#: Services that read the log as a consumer group.
+GROUPS = ("tasks", "assess", "alerts")
+
+
+def group_name(settings: Settings, service: str) -> str:
+    """The service's consumer group."""
+    return f"{settings.kafka.group_prefix}.{service}"
+
+
+@contextmanager
+def _ledger(settings: Settings, service: str) -> Iterator[Engine]:
+    engine = open_engine(settings.database, application=f"dangerous-driving {service}")
+    try:
+        require_current(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def detect(settings: Settings, *, leash: bool) -> None:
+    """Cameras -> detection results."""
+    from dangerous_driving.camera.status import CameraStatus
+    from dangerous_driving.detection.engine import open_engine as open_detector
+    from dangerous_driving.detection.service import DetectionService
+    from dangerous_driving.ledger.frames import register_cameras, set_camera_status
+
+    detector = open_detector(settings.detection)
+    with ServiceProcess("detect", settings, leash=leash) as process, ExitStack() as stack:
+        # cameras go on without the ledger: only their names and states are missing there then
+        engine = open_engine(settings.database, application="dangerous-driving detect")
+        stack.callback(engine.dispose)
+
+        def on_status(status: CameraStatus) -> None:
+            try:
+                set_camera_status(engine, status.camera_id, status.state, status.reason, status.at)
+            except LedgerError as error:
+                log.warning("camera_status_not_recorded", camera_id=status.camera_id, reason=str(error))
+
+        try:
+            register_cameras(engine, settings.camera.cameras, frame_interval=settings.camera.frame_interval)
+        except LedgerError as error:
+            log.warning("cameras_not_registered", reason=str(error))
+        producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
+        service = DetectionService(
+            settings.camera,
+            settings.detection,
+            detector,
+            open_store(settings.objects),
+            lambda result: producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id),
+            on_status=on_status,
+            node=settings.node,
+        )
+        process.ready()
+        service.run(process.stop)
+
+
+def tasks(settings: Settings, *, leash: bool) -> None:
+    """Detection results -> frames and tasks in the ledger, tasks on the topic."""
+    from dangerous_driving.tasks.service import TasksService
+
+    with (
+        ServiceProcess("tasks", settings, leash=leash) as process,
+        _ledger(settings, "tasks") as engine,
+        Producer(settings.kafka, f"tasks-{settings.node}") as producer,
+        Consumer(
+            settings.kafka,
+            {Topic.DETECTION_RESULTS: DetectionResult},
+            name="tasks",
+            policy=AckPolicy.AFTER_EFFECT,
+            dead_letters=producer,
+        ) as consumer,
+    ):
+        process.ready()
+        TasksService(
+            engine,
+            consumer,
+            producer,
+            window_length=settings.windows.length,
+            delivery_timeout=settings.kafka.delivery_timeout,
+        ).run(process.stop)
+
+
+def assess(settings: Settings, *, leash: bool) -> None:
+    """The realtime lane."""
+    from dangerous_driving.assessment.keys import open_pool
+    from dangerous_driving.assessment.opening import open_assessor
+    from dangerous_driving.assessment.scheduler import Scheduler
+
+    async def work(
+        process: ServiceProcess, engine: Engine, producer: Producer, consumer: Consumer[AssessmentTask]
+    ) -> None:
+        pool = open_pool(settings.keys, engine)
+        try:
+            async with open_assessor(
+                settings,
+                service="assess",
+                engine=engine,
+                store=open_store(settings.objects),
+                pool=pool,
+                producer=producer,
+            ) as assessor:
+                process.ready()
+                scheduler = Scheduler(assessor, consumer, settings.assessment, window_length=settings.windows.length)
+                await scheduler.run(process.stop)
+        finally:
+            await pool.close()
+
+    with (
+        ServiceProcess("assess", settings, leash=leash) as process,
+        _ledger(settings, "assess") as engine,
+        Producer(settings.kafka, f"assess-{settings.node}") as producer,
+        Consumer(
+            settings.kafka,
+            {Topic.ASSESSMENT_TASKS: AssessmentTask},
+            name="assess",
+            policy=AckPolicy.AFTER_EFFECT,
+            dead_letters=producer,
+        ) as consumer,
+    ):
+        asyncio.run(work(process, engine, producer, consumer))
+
+
+def alerts(settings: Settings, *, leash: bool) -> None:
+    """Results and geometry -> alerts."""
+    from dangerous_driving.alerts.service import AlertsService
+
+    with (
+        ServiceProcess("alerts", settings, leash=leash) as process,
+        _ledger(settings, "alerts") as engine,
+        Producer(settings.kafka, f"alerts-{settings.node}") as producer,
+        Consumer[DetectionResult | RiskAssessmentResult](
+            settings.kafka,
+            {Topic.DETECTION_RESULTS: DetectionResult, Topic.RISK_ASSESSMENT_RESULTS: RiskAssessmentResult},
+            name="alerts",
+            policy=AckPolicy.AFTER_EFFECT,
+            dead_letters=producer,
+        ) as consumer,
+    ):
+        process.ready()
+        AlertsService(engine, consumer, producer, settings).run(process.stop)
+
+
+def realtime(settings: Settings, *, leash: bool) -> None:
+    """The page, the WebSocket and REST; it has its own address, which serves /metrics, /healthz and /readyz too."""
+    from dangerous_driving.realtime.service import run
+
+    with (
+        ServiceProcess("realtime", settings, leash=leash, endpoint=False) as process,
+        _ledger(settings, "realtime") as engine,
+        Producer(settings.kafka, f"realtime-{settings.node}") as producer,
+    ):
+        run(settings, engine, open_store(settings.objects), producer, process.stop)
+
+
+def broker(settings: Settings, address_file: Path, *, leash: bool) -> None:
+    """The embedded broker."""
+    from dangerous_driving.messaging import run_embedded_broker
+
+    with ServiceProcess("broker", settings, leash=leash) as process:
+        process.ready()
+        run_embedded_broker(address_file, process.stop)
+
+
+def simulated_llm(settings: Settings, *, host: str, port: int, seed: int, speed: float, leash: bool) -> None:
+    """The simulated LLM, which accepts the configured keys (any key when none is configured)."""
+    from dangerous_driving.assessment.keys import load_keys
+    from dangerous_driving.simulation.llm import serve
+
+    with ServiceProcess("simulated-llm", settings, leash=leash, endpoint=False) as process:
+        serve(host, port, keys=load_keys(settings.keys), seed=seed, speed=speed, stop=process.stop)
+
+
+def run_windows(settings: Settings, *, open_too: bool) -> list[WindowReport]:
+    """Assess what is left in the windows, one after another; returns a report each."""
+    from dangerous_driving.assessment.keys import open_pool
+    from dangerous_driving.assessment.opening import open_assessor
+    from dangerous_driving.assessment.window_run import WindowReport, assess_window
+    from dangerous_driving.ledger.windows import due_windows
+
+    async def work(engine: Engine, producer: Producer, windows: list[Window]) -> list[WindowReport]:
+        pool = open_pool(settings.keys, engine)
+        try:
+            async with open_assessor(
+                settings,
+                service="window-run",
+                engine=engine,
+                store=open_store(settings.objects),
+                pool=pool,
+                producer=producer,
+            ) as assessor:
+                return [
+                    await assess_window(assessor, window, run_id="command line", settings=settings.assessment)
+                    for window in windows
+                ]
+        finally:
+            await pool.close()
+
+    with _ledger(settings, "window-run") as engine:
+        now = datetime.now(UTC)
+        due = due_windows(
+            engine,
+            now=now,
+            # with open ones: as if the newest had closed already
+            lateness=-float(settings.windows.length) if open_too else settings.windows.lateness,
+            length=settings.windows.length,
+            limit=1_000_000,
+        )
+        if not due:
+            return []
+        with Producer(settings.kafka, f"window-run-{settings.node}") as producer:
+            return asyncio.run(work(engine, producer, [item.window for item in due]))
