@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from dangerous_driving.assessment.keys import load_keys
+from dangerous_driving.assessment.keys import Key, load_keys
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.errors import DangerousDrivingError, KeyRejectedError, LlmError
@@ -17,7 +17,7 @@ from dangerous_driving.ledger.database import open_engine, transaction
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import check as check_topics
 from dangerous_driving.objects import open_store
-from dangerous_driving.settings import Settings
+from dangerous_driving.settings import LlmSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,7 @@ def endpoint_and_keys(settings: Settings) -> Iterator[Finding]:
     if not keys:
         yield Finding("keys", False, "no API key is configured; set keys.file or DD_KEYS__SECRETS")
         return
-
-    async def try_all() -> list[LlmError | None]:
-        client = LlmClient(settings.llm)
-        try:
-            results: list[LlmError | None] = []
-            for key in keys:
-                try:
-                    await client.probe(key.secret)
-                except LlmError as error:
-                    results.append(error)
-                else:
-                    results.append(None)
-            return results
-        finally:
-            await client.close()
-
-    results = asyncio.run(try_all())
+    results = asyncio.run(_try(settings.llm, keys))
     unreachable = next((error for error in results if error and not isinstance(error, KeyRejectedError)), None)
     address = f"{settings.llm.base_url}, model {settings.llm.model}"
     if unreachable:
@@ -126,3 +110,19 @@ def endpoint_and_keys(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"key {key.key_hash}", False, f"{error}; replace or remove it (keys.file)")
         elif error is None:
             yield Finding(f"key {key.key_hash}", True, "accepted")
+
+
+async def _try(llm: LlmSettings, keys: Sequence[Key]) -> list[LlmError | None]:
+    client = LlmClient(llm)
+    results: list[LlmError | None] = []
+    try:
+        for key in keys:
+            try:
+                await client.probe(key.secret)
+            except LlmError as error:
+                results.append(error)
+            else:
+                results.append(None)
+    finally:
+        await client.close()
+    return results

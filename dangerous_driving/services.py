@@ -203,7 +203,7 @@ def run_windows(settings: Settings, *, open_too: bool) -> list[WindowReport]:
     """Assess what is left in the windows, one after another; returns a report each."""
     from dangerous_driving.assessment.keys import open_pool
     from dangerous_driving.assessment.opening import open_assessor
-    from dangerous_driving.assessment.window_run import WindowReport, assess_window
+    from dangerous_driving.assessment.window_run import assess_window
     from dangerous_driving.ledger.windows import due_windows
 
     async def work(engine: Engine, producer: Producer, windows: list[Window]) -> list[WindowReport]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -114,17 +114,21 @@ def plain(value: Any) -> Any:
     """The settings as YAML can hold them, secrets in clear."""
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
+    for kind, convert in PLAIN.items():
+        if isinstance(value, kind):
+            return convert(value)
     return value
+
+
+#: How the types that settings have and YAML has not are written.
+PLAIN: dict[type, Callable[[Any], Any]] = {
+    SecretStr: SecretStr.get_secret_value,
+    Enum: lambda value: value.value,
+    Path: str,
+    datetime: datetime.isoformat,
+}
 
 
 @contextmanager

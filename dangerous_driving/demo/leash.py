@@ -6,6 +6,7 @@ passes SIGTERM on, and ends with the program's exit code.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,14 +24,9 @@ def main(argv: list[str]) -> int:
     def end() -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # whatever the program left behind
-        except ProcessLookupError:
-            return
+        _kill_group(process.pid)
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -40,11 +36,14 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
     code = process.wait()
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    _kill_group(process.pid)
     return code
+
+
+def _kill_group(leader: int) -> None:
+    # whatever the program left behind
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import FrameType
 
 import yaml
@@ -67,12 +68,12 @@ def run(plan: Plan, console: Console) -> int:
     except PartFailedError as error:
         console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         return 1
-    except Interrupted:
+    except InterruptedStartError:
         console.print("stopped while starting")
         return 1
 
 
-class Interrupted(DangerousDrivingError):
+class InterruptedStartError(DangerousDrivingError):
     """The user asked to stop while the parts were being started."""
 
 
@@ -89,7 +90,7 @@ class Demo:
         self._dagster_url: str | None = None
         self._lag: dict[str, int] = {}
 
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The first signal stops the demo cleanly."""
         self._stop.set()
 
@@ -218,7 +219,7 @@ class Demo:
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise Interrupted("stopped by a signal")
+            raise InterruptedStartError("stopped by a signal")
 
     # capture
 
@@ -408,6 +409,6 @@ def answers(address: str) -> bool:
     """Whether the address answers with success."""
     try:
         with urllib.request.urlopen(address, timeout=2) as response:  # noqa: S310  # our own http address
-            return bool(response.status == 200)
+            return bool(response.status == HTTPStatus.OK)
     except OSError:
         return False

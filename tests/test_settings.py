@@ -1,0 +1,90 @@
+"""Settings: where they come from, what is refused, and that secrets stay secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dangerous_driving import settings
+from dangerous_driving.demo.data_folder import DataFolder
+from dangerous_driving.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_environment_weighs_more_than_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "kafka: {bootstrap_servers: 'a:1', partitions: 4}\n")
+    monkeypatch.setenv("DD_KAFKA__BOOTSTRAP_SERVERS", "b:2")
+    loaded = settings.load(path)
+    assert (loaded.kafka.bootstrap_servers, loaded.kafka.partitions) == ("b:2", 4)
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_CONFIG", str(write(tmp_path, "node: edge-1\n")))
+    assert settings.load().node == "edge-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("kafka: {bootstrap: 'a:1'}", "kafka.bootstrap"),
+        ("windows: {length: 17}", "windows.length"),
+        ("detection: {confidence: 2}", "detection.confidence"),
+        ("llm: {base_url: 'ftp://x'}", "llm.base_url"),
+        ("database: {url: 'mysql://x'}", "database.url"),
+        ("camera: {cameras: [{id: a, source: '0'}, {id: a, source: '1'}]}", "used twice: a"),
+        ("camera: {cameras: [{id: '../x', source: '0'}]}", "camera.cameras.0.id"),
+        ("kafka: {replication: 1, min_insync_replicas: 2}", "min_insync_replicas"),
+        ("- a list", "--config"),
+        ("a: [", "--config"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_a_remedy(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings.load(write(tmp_path, text))
+    assert named in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_mistyped_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_KAFAK__BOOTSTRAP_SERVERS", "b:2")
+    with pytest.raises(ConfigError, match="DD_KAFAK__BOOTSTRAP_SERVERS"):
+        settings.load()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        settings.load(tmp_path / "nowhere.yaml")
+
+
+def test_secrets_and_credentials_are_never_shown(tmp_path: Path) -> None:
+    text = """
+camera: {cameras: [{id: a, source: 'rtsp://user:hunter2@10.0.0.1:554/live?token=hunter2'}]}
+keys: {secrets: [sk-hunter2]}
+objects: {secret_key: hunter2}
+"""
+    loaded = settings.load(write(tmp_path, text))
+    assert "hunter2" not in repr(loaded) + loaded.model_dump_json()
+    assert loaded.camera.cameras[0].shown_source == "rtsp://10.0.0.1:554/live"
+
+
+def test_a_secret_in_a_wrong_value_does_not_reach_the_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings.load(write(tmp_path, "keys: {secrets: sk-hunter2}"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_demo_s_folder_keeps_all_settings_readable_for_its_services_alone(tmp_path: Path) -> None:
+    text = "camera: {cameras: [{id: a, source: 'rtsp://user:hunter2@10.0.0.1/live'}]}\nkeys: {secrets: [sk-1]}\nkafka: {api_version: [2, 3]}\n"
+    loaded = settings.load(write(tmp_path, text))
+    folder = DataFolder(tmp_path / "demo")
+    folder.open()
+    folder.write_settings(loaded)
+    assert settings.load(folder.settings_file) == loaded
+    assert folder.settings_file.stat().st_mode & 0o077 == 0
+    folder.close()
