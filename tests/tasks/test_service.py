@@ -1,0 +1,110 @@
+"""The tasks service on a real ledger: a replay changes nothing, and what cannot be done yet stays in hand."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from dangerous_driving.contracts import AssessmentTask, DetectionResult, Message
+from dangerous_driving.errors import BrokerError
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.messaging import Topic
+from dangerous_driving.messaging.consumer import Received
+from dangerous_driving.simulation.messages import detection_result
+from dangerous_driving.tasks.service import TasksService
+
+pytestmark = pytest.mark.integration
+
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class FakeDelivery:
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+
+    def result(self, timeout: float) -> None:
+        if self._broker.refusals:
+            self._broker.refusals -= 1
+            raise BrokerError("no broker answered; check kafka.bootstrap_servers")
+
+
+class FakeBroker:
+    """Hands out batches, keeps what is sent, and stops the service once nothing is left."""
+
+    def __init__(self, batches: Sequence[Sequence[DetectionResult]], stop: threading.Event) -> None:
+        self._batches = deque(batches)
+        self._stop = stop
+        self.refusals = 0
+        self.sent: list[tuple[Topic, Message, str]] = []
+        self.commits_at: list[int] = []
+
+    def poll(self, timeout: float, max_records: int) -> Sequence[Received[DetectionResult]]:
+        if not self._batches:
+            self._stop.set()
+            return []
+        return [
+            Received(Topic.DETECTION_RESULTS, 0, offset, message.camera_id, message)
+            for offset, message in enumerate(self._batches.popleft())
+        ]
+
+    def commit(self) -> None:
+        self.commits_at.append(len(self.sent))
+
+    def send(self, topic: Topic, message: Message, key: str) -> FakeDelivery:
+        self.sent.append((topic, message, key))
+        return FakeDelivery(self)
+
+
+def run(ledger: Engine, batches: Sequence[Sequence[DetectionResult]], *, refusals: int = 0) -> FakeBroker:
+    stop = threading.Event()
+    broker = FakeBroker(batches, stop)
+    broker.refusals = refusals
+    service = TasksService(ledger, broker, broker, window_length=60, delivery_timeout=1)
+    service.RETRY_SECONDS = 0.01
+    service.run(stop)
+    return broker
+
+
+def count(ledger: Engine, table: str) -> int:
+    with transaction(ledger) as connection:
+        found: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608
+        return found
+
+
+def frames(number: int) -> list[DetectionResult]:
+    return [detection_result("sim-1", AT + timedelta(seconds=2 * index), groups=3) for index in range(number)]
+
+
+def test_frames_and_tasks_reach_the_ledger_and_tasks_the_topic_before_the_commit(ledger: Engine) -> None:
+    broker = run(ledger, [frames(4)])
+    assert (count(ledger, "frame"), count(ledger, "assessment_task"), count(ledger, "camera")) == (4, 12, 1)
+    assert len(broker.sent) == 12
+    assert all(topic is Topic.ASSESSMENT_TASKS and key == "sim-1" for topic, _, key in broker.sent)
+    assert broker.commits_at == [12]
+
+
+def test_a_replayed_or_doubled_message_changes_nothing(ledger: Engine) -> None:
+    batch = frames(2)
+    run(ledger, [batch])
+    broker = run(ledger, [[*batch, *batch], batch])
+    assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (2, 6)
+    ids = {message.task_id for _, message, _ in broker.sent if isinstance(message, AssessmentTask)}
+    assert len(ids) == 6
+
+
+def test_a_batch_stays_in_hand_while_the_broker_refuses(ledger: Engine) -> None:
+    broker = run(ledger, [frames(1)], refusals=2)
+    assert broker.commits_at == [len(broker.sent)]
+    assert len({message.task_id for _, message, _ in broker.sent if isinstance(message, AssessmentTask)}) == 3
+
+
+def test_a_frame_without_groups_is_a_frame_all_the_same(ledger: Engine) -> None:
+    broker = run(ledger, [[detection_result("sim-1", AT, groups=0)]])
+    assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (1, 0)
+    assert broker.sent == []
+    assert broker.commits_at == [0]
