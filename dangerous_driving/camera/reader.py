@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from dangerous_driving.camera.source import Image, OpenSource, Source, open_source
+from dangerous_driving.camera.frame import Frame
+from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import Backoff, CameraHealth, CameraState, CameraStatus
 from dangerous_driving.contracts import in_utc_milliseconds
 from dangerous_driving.errors import DangerousDrivingError, SourceError
@@ -28,20 +28,6 @@ MAX_LAG = 1.0
 def utc_now() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One picture of a camera.
-
-    ``image``: height x width x 3, BGR, never changed by anyone. ``captured_at``: UTC in whole milliseconds, taken when
-    the frame was read, strictly rising per camera (ids derive from it). ``sequence`` counts the frames that were read.
-    """
-
-    camera_id: str
-    image: Image
-    captured_at: datetime
-    sequence: int
 
 
 class CameraReader:
@@ -79,6 +65,7 @@ class CameraReader:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera-{spec.id}", daemon=True)
         self._newest: Frame | None = None
+        self._ready_since: float | None = None
         self._newest_lock = threading.Lock()
         self._wanted_at = clock()
         self._health = CameraHealth(settings.offline_after, started_at=self._wanted_at)
@@ -105,9 +92,9 @@ class CameraReader:
         return not self._thread.is_alive()
 
     @property
-    def has_frame(self) -> bool:
-        """Whether `take` has one."""
-        return self._newest is not None
+    def ready_since(self) -> float | None:
+        """Since when `take` has a frame (time of `clock`; newer ones may have replaced it), None when it has none."""
+        return self._ready_since
 
     @property
     def state(self) -> CameraState | None:
@@ -117,7 +104,7 @@ class CameraReader:
     def take(self, wanted_at: float) -> Frame | None:
         """The newest frame since the last call, if there is one; the next is wanted at that time of `clock`."""
         with self._newest_lock:
-            frame, self._newest = self._newest, None
+            frame, self._newest, self._ready_since = self._newest, None, None
             if frame is not None:
                 self._wanted_at = wanted_at
         return frame
@@ -205,6 +192,8 @@ class CameraReader:
         frame = Frame(self.spec.id, source.retrieve(), self._captured_at, self._sequence)
         with self._newest_lock:
             self._newest = frame
+            if self._ready_since is None:
+                self._ready_since = grabbed_at
         self._on_frame()
 
     def _note(self, change: Callable[[CameraHealth], bool]) -> None:

@@ -18,6 +18,7 @@ import structlog
 from cv2.utils import logging as cv2_logging
 from numpy.typing import NDArray
 
+from dangerous_driving.camera.frame import Image
 from dangerous_driving.errors import ConfigError, SourceError, UnavailableError
 from dangerous_driving.settings import CameraSettings, CameraSpec
 
@@ -27,9 +28,6 @@ log = structlog.get_logger(__name__)
 # passwords. OpenCV reads the variable when it opens its first FFmpeg source; -8 is AV_LOG_QUIET.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
-
-Image = NDArray[np.uint8]
-"""height x width x 3, BGR (OpenCV's order)."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 

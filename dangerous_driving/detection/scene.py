@@ -1,0 +1,125 @@
+"""From detections to the message about a frame (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dangerous_driving.camera.frame import Frame
+from dangerous_driving.contracts import DetectedObject, DetectionMetadata, DetectionResult, TrafficGroup, message_id_of
+from dangerous_driving.detection.engine import Detection
+from dangerous_driving.detection.grouping import as_boxes, group_boxes, union_box
+from dangerous_driving.detection.priority import RoadUsers, priority_of
+from dangerous_driving.settings import DetectionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGroup:
+    """A traffic group before its picture has an address."""
+
+    object_count: int
+    bbox: tuple[float, float, float, float]
+    classes: tuple[str, ...]
+    priority: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is in one frame. ``road_users`` is kept for the growth of overlap in the camera's next frame."""
+
+    objects: tuple[DetectedObject, ...]
+    groups: tuple[FoundGroup, ...]
+    road_users: RoadUsers
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPicture:
+    """Where the picture of a group lies, and (if receivers shall have it) its base64."""
+
+    url: str
+    base64: str | None = None
+
+
+def scene_of(
+    detections: Sequence[Detection], frame_width: int, settings: DetectionSettings, previous: RoadUsers | None = None
+) -> Scene:
+    """Number the objects, group them and rate the groups.
+
+    Objects keep the detections' order (the most confident first). Groups come riskiest first, then from top to bottom
+    and left to right, so that equal frames give equal results. Coordinates are cut to a tenth of a pixel, confidence
+    and priority to four digits, before anything is derived from them: all follows from the message itself.
+
+    Args:
+        detections: of the frame.
+        frame_width: px.
+        settings: group distance.
+        previous: `Scene.road_users` of the frame before of the same camera.
+    """
+    objects = tuple(
+        DetectedObject(
+            object_id=number,
+            class_name=detection.class_name,
+            confidence=round(detection.confidence, 4),
+            bbox=_rounded(detection.bbox),
+        )
+        for number, detection in enumerate(detections, 1)
+    )
+    users = RoadUsers.of(as_boxes([thing.bbox for thing in objects]), [thing.class_name for thing in objects])
+    groups = [
+        FoundGroup(
+            object_count=len(members),
+            bbox=union_box(users.boxes[members]),
+            classes=tuple(sorted({objects[index].class_name for index in members})),
+            priority=round(priority_of(users[members], previous), 4),
+        )
+        for members in group_boxes(users.boxes, frame_width, settings.group_distance)
+    ]
+    groups.sort(key=lambda group: (-group.priority, group.bbox[1], group.bbox[0]))
+    return Scene(objects, tuple(groups), users)
+
+
+def detection_result(
+    frame: Frame,
+    scene: Scene,
+    *,
+    frame_url: str,
+    pictures: Sequence[GroupPicture],
+    metadata: DetectionMetadata,
+) -> DetectionResult:
+    """The message about a frame.
+
+    Args:
+        frame: for its camera, time and size.
+        scene: what is in it.
+        frame_url: of the frame's picture.
+        pictures: of the groups, in their order.
+        metadata: how it came about.
+    """
+    height, width = frame.image.shape[:2]
+    return DetectionResult(
+        message_id=message_id_of(frame.camera_id, frame.captured_at),
+        camera_id=frame.camera_id,
+        timestamp=frame.captured_at,
+        image_width=width,
+        image_height=height,
+        raw_frame_url=frame_url,
+        detected_objects=scene.objects,
+        traffic_groups=tuple(
+            TrafficGroup(
+                group_index=index,
+                object_count=group.object_count,
+                bbox=group.bbox,
+                classes=group.classes,
+                group_image_url=picture.url,
+                group_image_base64=picture.base64,
+                priority=group.priority,
+            )
+            for index, (group, picture) in enumerate(zip(scene.groups, pictures, strict=True), 1)
+        ),
+        metadata=metadata,
+    )
+
+
+def _rounded(bbox: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (round(side, 1) for side in bbox)
+    return x1, y1, x2, y2
