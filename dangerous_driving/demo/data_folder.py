@@ -74,17 +74,19 @@ class DataFolder:
         try:
             for folder in (self.path, self.objects, self.dagster_home, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("w", encoding="utf-8")
+            lock = (self.path / "lock").open("w", encoding="utf-8")
         except OSError as error:
             raise ConfigError(
                 "--data-dir", f"{self.path} cannot be written ({error.strerror})", "name another folder"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            lock.close()
             raise ConfigError(
                 "--data-dir", f"another demo is running in {self.path}", "stop it, or name another"
             ) from error
+        self._lock = lock
         if not self.version_file.exists():
             made = {"format": FORMAT, "created_at": datetime.now(UTC).isoformat()}
             self.version_file.write_text(json.dumps(made), encoding="utf-8")

@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
         _kill_group(process.pid)
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # the file, not sys.stdin: its lock would break the interpreter's end
+            pass
         end()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -41,6 +41,7 @@ class Part:
 
     def start(self) -> None:
         """Start the process; its output goes to the log, its standard input is the leash."""
+        self._let_go()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  # our own programs
                 self.argv,
@@ -91,7 +92,10 @@ class Part:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if self.process.stdin:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.process is not None and self.process.stdin:
             self.process.stdin.close()
 
 

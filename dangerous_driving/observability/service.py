@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType, TracebackType
@@ -75,7 +74,8 @@ class ServiceProcess:
         self.stop.set()
 
     def _end_with_standard_input(self) -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # the file, not sys.stdin: its lock would break the interpreter's end
+            pass
         self.stop.set()
         # nobody is left who would kill a process that hangs while it stops
         threading.Event().wait(LEASH_GRACE)

@@ -1,0 +1,216 @@
+"""`verify` finds nothing in a sound ledger, and names whatever was taken out of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from dangerous_driving.contracts import AlertBasis, AlertState, DetectionResult, RiskLevel, alert_id_of
+from dangerous_driving.ledger import claims, frames, invariants, windows
+from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome, complete, fail, finish_call, start_call
+from dangerous_driving.ledger.claims import Claim
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.invariants import Verification
+from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.objects import FolderStore
+from dangerous_driving.simulation.messages import detection_result
+from dangerous_driving.tasks.derivation import tasks_from_detection
+from dangerous_driving.tasks.reimport import reimport
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+LENGTH = 60
+KEY = "key_hash_0123456789ab"
+
+
+def stored(store: FolderStore, result: DetectionResult) -> DetectionResult:
+    """The frame as detection leaves it: pictures and result in the store, addresses in the message."""
+    day = f"{result.timestamp:%Y/%m/%d/%H}"
+    stem = f"{result.camera_id}/{day}/{result.message_id}"
+    frame_url = store.put(f"frames/{stem}.jpg", b"jpeg", "image/jpeg")
+    groups = tuple(
+        group.model_copy(
+            update={"group_image_url": store.put(f"groups/{stem}_group{group.group_index}.jpg", b"jpeg", "image/jpeg")}
+        )
+        for group in result.traffic_groups
+    )
+    result = result.model_copy(update={"raw_frame_url": frame_url, "traffic_groups": groups})
+    store.put(f"frames/{stem}.json", result.to_json(), "application/json")
+    return result
+
+
+def answer(claim: Claim, call_id: str) -> AssessmentRecord:
+    task = claim.task
+    return AssessmentRecord(
+        captured_at=task.timestamp, task_id=task.task_id, run="live", message_id=task.request_id,
+        camera_id=task.camera_id, group_index=task.group_index, group_bbox=list(task.group_metadata.bbox),
+        risk_level="high", confidence=0.9, risk_types=["tailgating"], description="", trigger_object_ids=[1],
+        danger_object_count=1, lane="realtime", prompt_version="v1", model="simulated-vl", key_hash=KEY,
+        call_id=call_id, retry_count=0, first_token_latency=0.4, latency=1.2, input_tokens=10, output_tokens=5,
+        cost=0.0, reused_from=None, raw_answer="{}", node="here", assessed_at=NOW,
+    )  # fmt: skip
+
+
+def insert(ledger: Engine, table: str, **values: object) -> None:
+    names = ", ".join(values)
+    with transaction(ledger) as connection:
+        connection.execute(text(f"INSERT INTO {table} ({names}) VALUES (:{', :'.join(values)})"), values)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "objects", bucket="traffic")
+
+
+@pytest.fixture
+def filled(ledger: Engine, store: FolderStore) -> Engine:
+    """Two frames of two groups: three tasks answered (one at the second attempt), one failed; one alert."""
+    results = [stored(store, detection_result("sim-1", NOW - timedelta(seconds=40 * n), groups=2)) for n in (1, 2)]
+    tasks = [task for result in results for task in tasks_from_detection(result)]
+    frames.record_detections(ledger, Partitions(), results, tasks, window_length=LENGTH)
+    insert(ledger, "api_key", key_hash=KEY, qps_limit=10, rpm_limit=300)
+    worker = claims.start_worker(ledger, service="assess", node="here", pid=1)
+    held = claims.claim_tasks(ledger, Partitions(), worker, tasks, [], deferred_reason="", window_length=LENGTH)
+
+    def call(claim: Claim) -> str:
+        return start_call(
+            ledger, claim, run="live", lane="realtime", key_hash=KEY, model="simulated-vl", prompt_version="v1"
+        )
+
+    finish_call(ledger, held[0].task.timestamp, call(held[0]), CallOutcome("timeout"))
+    for claim in held[:3]:
+        complete(ledger, claim, answer(claim, call(claim)), CallOutcome("ok"))
+    finish_call(ledger, held[3].task.timestamp, call(held[3]), CallOutcome("unparsable"))
+    assert fail(ledger, held[3], code="unparsable", message="no JSON", raw="I cannot help")
+    add_alert(ledger, held[0])
+    return ledger
+
+
+def add_alert(ledger: Engine, claim: Claim) -> None:
+    task = claim.task
+    alert_id = alert_id_of(task.task_id)
+    common = {"alert_id": alert_id, "camera_id": task.camera_id}
+    insert(
+        ledger, "alert", **common, version=2, published_version=2, state=AlertState.OPEN.value,
+        basis=AlertBasis.FINAL.value, risk_level=RiskLevel.HIGH.value, peak_level=RiskLevel.HIGH.value,
+        risk_types=["tailgating"], description="", group_bbox="[0, 0, 1, 1]", opened_at=task.timestamp,
+        last_seen_at=task.timestamp, updated_at=NOW, first_task_id=task.task_id, last_task_id=task.task_id,
+        last_request_id=task.request_id,
+    )  # fmt: skip
+    for version, kind in ((1, "provisional"), (2, "final")):
+        insert(
+            ledger, "alert_event", **common, version=version, input_id=f"{task.task_id}:{kind}", kind=kind,
+            task_id=task.task_id, captured_at=task.timestamp, at=NOW, input="{}", alert="{}",
+        )  # fmt: skip
+
+
+def verify(ledger: Engine, store: FolderStore, *, until: datetime = NOW) -> Verification:
+    return invariants.verify(
+        ledger, store, since=NOW - timedelta(days=2), until=until, window_length=LENGTH, key_hashes=[KEY]
+    )
+
+
+def test_a_sound_ledger_has_no_violation(filled: Engine, store: FolderStore) -> None:
+    found = verify(filled, store)
+    assert found.violations == ()
+    assert found.counts["tasks"] == {"assessed": 3, "failed": 1}
+    assert found.counts["calls"] == {"ok": 3, "timeout": 1, "unparsable": 1}
+
+
+ROWS = {
+    "camera": "sim-1",
+    "frame": None,
+    "assessment_task": None,
+    "risk_assessment": None,
+    "llm_call": None,
+    "api_key": KEY,
+    "worker": "worker",
+    "camera_window": "sim-1",
+    "alert": None,
+    "alert_event": None,
+}
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_any_deleted_row_is_named(filled: Engine, store: FolderStore, table: str) -> None:
+    with transaction(filled) as connection:
+        rows = connection.execute(
+            text(f"SELECT tableoid::regclass::text AS part, ctid::text AS place FROM {table}")
+        ).all()
+    for row in rows:
+        with transaction(filled) as connection:
+            deleted = connection.execute(
+                text(
+                    f"DELETE FROM {row.part} WHERE ctid = CAST(:place AS tid) RETURNING to_jsonb({row.part}.*) AS gone"
+                ),
+                {"place": row.place},
+            ).scalar_one()
+        violations = verify(filled, store).violations
+        assert violations, f"{deleted} is gone and nobody noticed"
+        named = " ".join(violation.subject + violation.problem for violation in violations)
+        wanted = ROWS[table] or deleted.get("call_id") or deleted.get("task_id") or deleted.get("message_id")
+        assert (wanted or deleted["alert_id"]) in named or deleted.get("alert_id", "-") in named
+        with transaction(filled) as connection:
+            connection.execute(
+                text(
+                    f"INSERT INTO {row.part} OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_record(NULL::{row.part}, CAST(:gone AS jsonb))"
+                ),
+                {"gone": json.dumps(deleted)},
+            )
+        assert verify(filled, store).violations == ()
+
+
+def test_any_deleted_object_is_named(filled: Engine, store: FolderStore, tmp_path: Path) -> None:
+    for path in sorted(path for path in (tmp_path / "objects").rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        path.unlink()
+        violations = verify(filled, store).violations
+        assert [violation.rule for violation in violations] == ["every object exists"]
+        assert path.name in violations[0].subject
+        path.write_bytes(content)
+
+
+def test_a_frame_that_only_the_store_has_is_named_and_reimported(filled: Engine, store: FolderStore) -> None:
+    lost = stored(store, detection_result("sim-2", NOW - timedelta(seconds=90), groups=2))
+    [violation] = verify(filled, store).violations
+    assert (violation.rule, violation.subject) == ("every published frame is in the ledger", lost.message_id)
+
+    done = reimport(filled, store, window_length=LENGTH)
+    assert (done.found, done.written) == (3, 1)
+    assert verify(filled, store).violations == ()
+    assert claims.count_states(filled)["pending"] == 2
+    assert reimport(filled, store, window_length=LENGTH).written == 0
+    due = windows.due_windows(filled, now=NOW + timedelta(hours=1), lateness=0, length=LENGTH, limit=10)
+    assert "sim-2" in {item.window.camera_id for item in due}
+
+
+def test_what_is_still_on_its_way_is_no_violation(filled: Engine, store: FolderStore) -> None:
+    stored(store, detection_result("sim-1", NOW - timedelta(seconds=5), groups=1))
+    assert verify(filled, store, until=NOW - timedelta(seconds=30)).violations == ()
+    assert len(verify(filled, store, until=NOW).violations) == 1
+
+
+def test_an_unreadable_stored_result_is_named_and_skipped_by_the_import(filled: Engine, store: FolderStore) -> None:
+    key = f"frames/sim-1/{NOW:%Y/%m/%d/%H}/broken.json"
+    store.put(key, b"{", "application/json")
+    [violation] = verify(filled, store).violations
+    assert violation.subject == "broken"
+    assert reimport(filled, store, window_length=LENGTH).unreadable == (key,)
+
+
+def test_a_claim_of_a_dead_worker_and_its_open_call_are_named(filled: Engine, store: FolderStore) -> None:
+    worker = claims.start_worker(filled, service="assess", node="here", pid=2)
+    result = stored(store, detection_result("sim-1", NOW - timedelta(seconds=20), groups=1))
+    tasks = tasks_from_detection(result)
+    frames.record_detections(filled, Partitions(), [result], tasks, window_length=LENGTH)
+    [held] = claims.claim_tasks(filled, Partitions(), worker, tasks, [], deferred_reason="", window_length=LENGTH)
+    start_call(filled, held, run="live", lane="realtime", key_hash=KEY, model="m", prompt_version="v1")
+    assert verify(filled, store).violations == ()
+    claims.stop_worker(filled, worker)
+    rules = {violation.rule for violation in verify(filled, store).violations}
+    assert rules == {"every claimed task is held by a worker", "every call under way has a living worker"}
