@@ -32,7 +32,9 @@ KAFKA_PRODUCED = Counter(
     "kafka_produced_total", "Messages whose delivery ended, by outcome: acknowledged or failed", ["topic", "outcome"]
 )
 KAFKA_CONSUMED = Counter("kafka_consumed_total", "Messages handed out by consumers", ["topic"])
-KAFKA_DEAD_LETTERED = Counter("kafka_dead_lettered_total", "Messages that could not be read and were set aside", ["topic"])
+KAFKA_DEAD_LETTERED = Counter(
+    "kafka_dead_lettered_total", "Messages that could not be read and were set aside", ["topic"]
+)
 
 # -- cameras and detection
 
@@ -46,7 +48,9 @@ FRAMES_SKIPPED = Counter(
     ["camera_id", "reason"],
 )
 FRAME_INTERVAL = Gauge(
-    "effective_frame_interval_seconds", "Seconds between the last two frames of a camera that were detected", ["camera_id"]
+    "effective_frame_interval_seconds",
+    "Seconds between the last two frames of a camera that were detected",
+    ["camera_id"],
 )
 DETECTIONS = Counter("detection_total", "Objects detected", ["camera_id"])
 INFERENCE_SECONDS = Histogram(
@@ -58,5 +62,20 @@ INFERENCE_FRAMES = Histogram(
     "inference_batch_frames", "Frames in one inference", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 )
 DETECTIONS_UNPUBLISHED = Counter(
-    "detection_results_unpublished_total", "Detection results that only the object store has (see reimport)", ["camera_id"]
+    "detection_results_unpublished_total",
+    "Detection results that only the object store has (see reimport)",
+    ["camera_id"],
+)
+
+# -- LLM and key pool
+
+LLM_CALLS = Counter("llm_calls_total", "Requests to the LLM endpoint by how they ended", ["key_id", "status"])
+LLM_LATENCY = Histogram("llm_latency_seconds", "Seconds from a request to its whole answer", buckets=LATENCY_BUCKETS)
+API_KEY_STATUS = Gauge("api_key_status", "1 for the state that a key is in, 0 for the others", ["key_id", "status"])
+API_KEY_USED = Gauge("api_key_used", "Requests on a key within the last second or minute", ["key_id", "window"])
+KEY_WAIT = Histogram(
+    "api_key_wait_seconds",
+    "Seconds until a request was given a key",
+    ["lane"],
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0),
 )

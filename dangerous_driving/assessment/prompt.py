@@ -1,0 +1,138 @@
+"""Prompts: versioned files in ``prompts/``, rendered to the messages of one request.
+
+A version is never edited once answers were given to it; a change is a new file. Every assessment records its version.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dangerous_driving.assessment.picture import fit_jpeg
+from dangerous_driving.contracts import AssessmentTask, DetectedObject, iso_milliseconds
+from dangerous_driving.errors import ConfigError
+
+SETTING = "llm.prompt_version"
+SUFFIX = ".yaml"
+
+Render = Callable[..., str]
+
+
+class _File(BaseModel):
+    """What a prompt file holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str
+    description: str
+    system: str = Field(min_length=1)
+    user: str = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One version, ready to render. ``longest_side``: px that pictures sent as data are scaled down to."""
+
+    version: str
+    description: str
+    longest_side: int
+    _system: Template
+    _user: Template
+
+    def messages(self, task: AssessmentTask, image: bytes | str) -> list[dict[str, Any]]:
+        """The messages of one request in OpenAI's chat format.
+
+        Args:
+            task: the group; its objects' geometry goes into the text.
+            image: the group's picture as an encoded file (sent as base64 JPEG), or the URL (also ``data:``) of it.
+
+        Raises:
+            PictureError: the image cannot be decoded.
+        """
+        if isinstance(image, bytes):
+            jpeg = fit_jpeg(image, longest_side=self.longest_side)
+            url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        else:
+            url = image
+        values = _values(task)
+        return [
+            {"role": "system", "content": self._system.render(values).strip()},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": url}},
+                    {"type": "text", "text": self._user.render(values).strip()},
+                ],
+            },
+        ]
+
+
+def available_versions() -> tuple[str, ...]:
+    """The versions that are packaged."""
+    return tuple(
+        sorted(entry.name.removesuffix(SUFFIX) for entry in _folder().iterdir() if entry.name.endswith(SUFFIX))
+    )
+
+
+def load_prompt(version: str, *, longest_side: int = 768) -> Prompt:
+    """Read a packaged prompt.
+
+    Args:
+        version: file name under ``prompts/``, without ``.yaml``.
+        longest_side: px; larger pictures are scaled down before they are sent (``llm.image_longest_side``).
+
+    Raises:
+        ConfigError: there is no such version (the text names those there are), or its file is unusable.
+    """
+    if version not in available_versions():
+        raise ConfigError(SETTING, f"there is no prompt {version!r}", f"use one of: {', '.join(available_versions())}")
+    try:
+        content = _File.model_validate(yaml.safe_load((_folder() / f"{version}{SUFFIX}").read_text(encoding="utf-8")))
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+        system, user = environment.from_string(content.system), environment.from_string(content.user)
+    except (yaml.YAMLError, ValidationError, TemplateError) as error:
+        raise ConfigError(SETTING, f"the file of prompt {version!r} is unusable ({error})", "mend the file") from error
+    if content.version != version:
+        raise ConfigError(SETTING, f"the file of prompt {version!r} says {content.version!r}", "make the two agree")
+    return Prompt(content.version, content.description, longest_side, system, user)
+
+
+def _folder() -> Any:
+    return files("dangerous_driving.assessment") / "prompts"
+
+
+def _values(task: AssessmentTask) -> dict[str, Any]:
+    """What a template may use: plain data, nothing of the platform's objects."""
+    return {
+        "task": {
+            "camera_id": task.camera_id,
+            "captured_at": iso_milliseconds(task.timestamp),
+            "group_index": task.group_index,
+        },
+        "geometry": {
+            "groupIndex": task.group_index,
+            "bbox": _pixels(task.group_metadata.bbox),
+            "objects": [_object(item) for item in task.detected_objects],
+        },
+    }
+
+
+def _object(item: DetectedObject) -> dict[str, Any]:
+    return {
+        "objectId": item.object_id,
+        "class": item.class_name,
+        "confidence": round(item.confidence, 2),
+        "bbox": _pixels(item.bbox),
+    }
+
+
+def _pixels(box: tuple[float, float, float, float]) -> list[int]:
+    return [round(side) for side in box]
