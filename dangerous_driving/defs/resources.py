@@ -1,0 +1,181 @@
+"""Every resource of the Dagster definitions, once. Each reads the settings when a run opens it and is closed with the run.
+
+Values come from the same settings as everywhere (``DD_CONFIG`` and ``DD_…``), so that a run in another process or on
+another machine needs nothing but the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import dagster as dg
+import structlog
+from pydantic import PrivateAttr
+from sqlalchemy import Engine
+from typing_extensions import override
+
+from dangerous_driving.assessment.key_pool import KeyPool
+from dangerous_driving.assessment.keys import open_pool
+from dangerous_driving.assessment.opening import open_assessor
+from dangerous_driving.assessment.publisher import Delivery, Sender
+from dangerous_driving.assessment.window_run import WindowReport, assess_window
+from dangerous_driving.assessment.windows import Window
+from dangerous_driving.contracts import Message
+from dangerous_driving.errors import BrokerError
+from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.ledger.schema import require_current
+from dangerous_driving.messaging import Producer, Topic
+from dangerous_driving.objects import ObjectStore, open_store
+from dangerous_driving.settings import load
+
+log = structlog.get_logger(__name__)
+
+
+class DatabaseResource(dg.ConfigurableResource["DatabaseResource"]):
+    """The ledger."""
+
+    _engine: Engine = PrivateAttr()
+
+    @override
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Open the engine.
+
+        Raises:
+            ConfigError: the schema is not at this package's version.
+            LedgerError: the database does not answer.
+        """
+        self._engine = open_engine(load().database, application="dangerous-driving dagster")
+        require_current(self._engine)
+
+    @override
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    @property
+    def engine(self) -> Engine:
+        """An engine, opened."""
+        return self._engine
+
+
+class ObjectStoreResource(dg.ConfigurableResource["ObjectStoreResource"]):
+    """Where pictures lie."""
+
+    _store: ObjectStore = PrivateAttr()
+
+    @override
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Open the store."""
+        self._store = open_store(load().objects)
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store, opened."""
+        return self._store
+
+
+class _AbsentBroker(Sender):
+    """Stands for the producer while no broker answers: results stay unpublished in the ledger, and are sent later."""
+
+    def __init__(self, reason: BrokerError) -> None:
+        self._reason = reason
+
+    @override
+    def send(self, topic: Topic, message: Message, key: str) -> Delivery:
+        """Refuse.
+
+        Raises:
+            BrokerError: always.
+        """
+        raise BrokerError(f"cannot send to topic {topic}: {self._reason}")
+
+
+class KafkaResource(dg.ConfigurableResource["KafkaResource"]):
+    """The message log, to send live results to. A run goes on without it: the ledger knows what was not sent."""
+
+    _producer: Producer | None = PrivateAttr(default=None)
+    _sender: Sender = PrivateAttr()
+
+    @override
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Open a producer, if a broker answers."""
+        try:
+            self._producer = Producer(load().kafka, f"dagster-{context.run_id or 'test'}")
+        except BrokerError as error:
+            log.warning("no_broker", reason=str(error), consequence="answers are kept, and sent by the assess service")
+            self._sender = _AbsentBroker(error)
+        else:
+            self._sender = self._producer
+
+    @override
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Send what is left and close."""
+        if self._producer is not None:
+            self._producer.close()
+
+    @property
+    def sender(self) -> Sender:
+        """Sends results; refuses with BrokerError when there is no broker."""
+        return self._sender
+
+
+class KeyPoolResource(dg.ConfigurableResource["KeyPoolResource"]):
+    """The API keys, shared with all other processes through the ledger."""
+
+    database: DatabaseResource
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[KeyPool]:
+        """The pool, within one event loop.
+
+        Raises:
+            ConfigError: no key is set.
+        """
+        pool = open_pool(load().keys, self.database.engine)
+        try:
+            yield pool
+        finally:
+            await pool.close()
+
+
+class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
+    """Assesses whole windows with the functions that the realtime lane uses too."""
+
+    database: DatabaseResource
+    object_store: ObjectStoreResource
+    kafka: KafkaResource
+    key_pool: KeyPoolResource
+
+    def assess(self, window: Window, *, run_id: str) -> WindowReport:
+        """Assess every group of the window that has no answer; see `assess_window`."""
+        return asyncio.run(self._assess(window, run_id))
+
+    async def _assess(self, window: Window, run_id: str) -> WindowReport:
+        settings = load()
+        async with (
+            self.key_pool.opened() as pool,
+            open_assessor(
+                settings,
+                service="window-run",
+                engine=self.database.engine,
+                store=self.object_store.store,
+                pool=pool,
+                producer=self.kafka.sender,
+            ) as assessor,
+        ):
+            return await assess_window(assessor, window, run_id=run_id, settings=settings.assessment)
+
+
+def window_resources() -> dict[str, object]:
+    """The resources by the names under which assets, checks and sensors ask for them."""
+    database, object_store, kafka = DatabaseResource(), ObjectStoreResource(), KafkaResource()
+    key_pool = KeyPoolResource(database=database)
+    return {
+        "database": database,
+        "object_store": object_store,
+        "kafka": kafka,
+        "key_pool": key_pool,
+        "assessor": AssessorResource(database=database, object_store=object_store, kafka=kafka, key_pool=key_pool),
+    }
