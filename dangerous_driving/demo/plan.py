@@ -21,6 +21,7 @@ from dangerous_driving.settings import CameraSpec, Settings
 WINDOW_SECONDS = 60
 LATENESS = 5.0
 SENSOR_SECONDS = 5
+RETRY_SECONDS = 3.0
 
 SIMULATED_MODEL = "simulated-vl"
 
@@ -85,6 +86,7 @@ def make(
                 "length": WINDOW_SECONDS,
                 "lateness": LATENESS,
                 "sensor_interval": SENSOR_SECONDS,
+                "retry_delay": RETRY_SECONDS,
                 "start": first_window(folder),
                 "marts_cron": "*/2 * * * *",
             }

