@@ -275,6 +275,9 @@ class AlertsSettings(Section):
     )
     silence: float = Field(default=3.0, gt=0, description="s without a continuation until an alert may close")
     silence_intervals: float = Field(default=3.0, gt=0, description="the same in frame intervals; the longer counts")
+    lateness: float = Field(
+        default=10.0, ge=0, description="s that an answer may be late until silence is believed; closing waits for it"
+    )
     answer_timeout: float = Field(
         default=60.0, gt=0, description="s until a provisional alert without answer is withdrawn"
     )

@@ -1,0 +1,378 @@
+"""Receiving messages: typed, with a named acknowledgement policy; what cannot be read goes to ``dead-letter``."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import structlog
+from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+from dangerous_driving.contracts import DeadLetter, MessageT
+from dangerous_driving.errors import BrokerError, ContractError
+from dangerous_driving.messaging.connection import broker_errors, milliseconds, opening
+from dangerous_driving.messaging.producer import Delivery, Producer
+from dangerous_driving.messaging.topics import MAX_DEAD_LETTER_BYTES, Topic, describe
+from dangerous_driving.observability.metrics import KAFKA_CONSUMED, KAFKA_CONSUMER_LAG, KAFKA_DEAD_LETTERED
+from dangerous_driving.settings import KafkaSettings
+
+log = structlog.get_logger(__name__)
+
+#: s; the broker is told this often that a member lives, or three times per session time-out if that is more often
+HEARTBEAT_INTERVAL_MAX = 3.0
+
+
+#: A join of the group may be refused this often in a row before it is an error. The embedded broker refuses a member
+#: that answers late while the group changes ("invalid request"); the client then joins again by itself.
+JOIN_REFUSALS_MAX = 5
+
+
+class AckPolicy(StrEnum):
+    """When a message counts as dealt with."""
+
+    AFTER_EFFECT = "after_effect"
+    """Members of a group share the partitions. An offset is committed only when the service says so, which is after
+    the durable effect of everything it was handed. After a crash or a change in the group messages come again: the
+    effect must be idempotent. A group without an offset starts at the earliest message."""
+
+    BROADCAST = "broadcast"
+    """No group: every consumer gets every message that is sent after it opened, and nothing is ever committed. For
+    bridges to browsers, which have no use for what was sent while they were away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Generic[MessageT]):
+    """One message and where it lay."""
+
+    topic: Topic
+    partition: int
+    offset: int
+    key: str | None
+    message: MessageT
+
+
+class Consumer(Generic[MessageT]):
+    """Reads several topics, each with its type of message. For one thread at a time.
+
+    ``name`` is the service's: its group is ``kafka.group_prefix`` + "." + name, and dead letters carry it. Messages of
+    a partition come in order. A message that breaks its contract is sent to ``dead-letter``, with the reason, and is
+    passed over once the broker has it there. ``dead_letters`` is the producer for that; without one the consumer opens
+    its own when it first needs it.
+
+    Opening raises ``BrokerError`` when no broker answers within ``kafka.request_timeout``, or a topic is missing.
+    Later outages are ridden out: ``poll`` then hands out nothing until the broker is back.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topics: Mapping[Topic, type[MessageT]],
+        *,
+        name: str,
+        policy: AckPolicy,
+        dead_letters: Producer | None = None,
+    ) -> None:
+        self._kafka = kafka
+        self._topics = dict(topics)
+        self._policy = policy
+        self._group = f"{kafka.group_prefix}.{name}"
+        self._dead_letters = dead_letters
+        self._own_dead_letters: Producer | None = None
+        self._paused = False
+        self._refusals = 0
+        # the group's listener runs on the client's I/O thread
+        self._lock = threading.Lock()
+        self._handed_out: dict[TopicPartition, int] = {}  # next offset after what was handed out and not committed
+        self._to_commit: dict[TopicPartition, int] = {}  # of these, what the service is done with
+        partitions = self._partitions()
+        with opening(kafka, self._group) as options:
+            self._client = KafkaConsumer(**options, **self._options())
+        try:
+            self._follow(partitions)
+        except BaseException:
+            self.close()
+            raise
+
+    def _options(self) -> dict[str, Any]:
+        kafka = self._kafka
+        return {
+            "group_id": None if self._policy is AckPolicy.BROADCAST else self._group,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            # only the partitions that move stop for a moment when a member comes or goes
+            "partition_assignment_strategy": (CooperativeStickyAssignor,),
+            "session_timeout_ms": milliseconds(kafka.session_timeout),
+            "heartbeat_interval_ms": milliseconds(min(HEARTBEAT_INTERVAL_MAX, kafka.session_timeout / 3)),
+            "fetch_max_wait_ms": milliseconds(kafka.fetch_wait),
+            "max_partition_fetch_bytes": MAX_DEAD_LETTER_BYTES,
+            "metrics_enabled": False,  # the client's own bookkeeping, read by nobody
+        }
+
+    def _partitions(self) -> list[TopicPartition]:
+        # The admin client is asked, not the consumer: its time-outs hold, and its question makes no topic. Brokers
+        # that make topics would make a missing one with settings of their own when the consumer follows it.
+        found = describe(self._kafka)
+        missing = sorted(topic.value for topic in self._topics if topic not in found)
+        if missing:
+            raise BrokerError(f"no topic {', '.join(missing)} on the broker; run 'dangerous-driving topics apply'")
+        return [
+            TopicPartition(topic.value, partition)
+            for topic in self._topics
+            for partition in range(found[topic].partitions)
+        ]
+
+    def _follow(self, partitions: list[TopicPartition]) -> None:
+        with broker_errors(self._kafka, "cannot connect"):
+            if self._policy is AckPolicy.AFTER_EFFECT:
+                self._client.subscribe([topic.value for topic in self._topics], listener=_AssignmentListener(self))
+                return
+            self._client.assign(partitions)
+            self._client.seek_to_end(*partitions)
+            for partition in partitions:  # now, not at the first poll: what is sent from here on is to be seen
+                if self._client.position(partition, timeout_ms=milliseconds(self._kafka.request_timeout)) is None:
+                    raise BrokerError(
+                        f"the end of {partition.topic}[{partition.partition}] could not be read within"
+                        f" {self._kafka.request_timeout:g} s; check that the broker is well"
+                    )
+
+    @property
+    def group(self) -> str:
+        """The consumer group, which is also the name on dead letters."""
+        return self._group
+
+    def poll(self, timeout: float, max_records: int) -> list[Received[MessageT]]:
+        """Wait up to ``timeout`` s for messages and take at most ``max_records``; those of a partition are in order.
+
+        Call it at least every few minutes, also while paused: the group takes a silent member's partitions away.
+
+        Raises:
+            BrokerError: the broker refuses this client, or a dead letter could not be delivered; all messages of this
+                poll come again in the latter case.
+        """
+        batches = self._fetch(timeout, max_records)
+        try:
+            received = self._read(record for records in batches.values() for record in records)
+        except BrokerError:
+            self._step_back({partition: records[0].offset for partition, records in batches.items()})
+            raise
+        with self._lock:
+            for partition, records in batches.items():
+                self._handed_out[partition] = records[-1].offset + 1
+        for item in received:
+            KAFKA_CONSUMED.labels(topic=item.topic.value).inc()
+        if self._to_commit:  # left over by a change in the group
+            self._commit_done()
+        return received
+
+    def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
+        try:
+            with broker_errors(self._kafka, "cannot receive"):
+                batches: dict[TopicPartition, list[Any]] = self._client.poll(
+                    milliseconds(timeout), max_records=max_records
+                )
+        except BrokerError as error:
+            self._refusals += 1
+            if not isinstance(error.__cause__, kafka_errors.InvalidRequestError) or self._refusals > JOIN_REFUSALS_MAX:
+                raise
+            log.info("joining again, the group is changing", group=self._group, refusals=self._refusals)
+            return {}
+        self._refusals = 0
+        return batches
+
+    def _read(self, records: Iterable[Any]) -> list[Received[MessageT]]:
+        received: list[Received[MessageT]] = []
+        set_aside: list[Delivery] = []
+        for record in records:
+            topic = Topic(record.topic)
+            try:
+                message = self._topics[topic].from_json(record.value or b"")
+            except ContractError as error:
+                self._report(topic, record, error)
+                # a broken dead letter lies where it belongs; setting it aside again would never end
+                if topic is not Topic.DEAD_LETTER:
+                    set_aside.append(self._set_aside(topic, record, error))
+            else:
+                key = None if record.key is None else record.key.decode(errors="replace")
+                received.append(Received(topic, record.partition, record.offset, key, message))
+        for delivery in set_aside:
+            delivery.result()
+        return received
+
+    def _report(self, topic: Topic, record: Any, error: ContractError) -> None:
+        log.warning(
+            "message set aside",
+            topic=topic.value,
+            partition=record.partition,
+            offset=record.offset,
+            field=error.field,
+            reason=str(error),
+        )
+        KAFKA_DEAD_LETTERED.labels(topic=topic.value).inc()
+
+    def _set_aside(self, topic: Topic, record: Any, error: ContractError) -> Delivery:
+        letter = DeadLetter(
+            source_topic=topic.value,
+            source_partition=record.partition,
+            source_offset=record.offset,
+            consumer_group=self._group,
+            reason=str(error),
+            field=error.field,
+            failed_at=datetime.now(UTC),
+            key_base64=None if record.key is None else base64.b64encode(record.key).decode(),
+            value_base64=base64.b64encode(record.value or b"").decode(),
+        )
+        return self._dead_letter_producer().send(Topic.DEAD_LETTER, letter, key=topic.value)
+
+    def _dead_letter_producer(self) -> Producer:
+        if self._dead_letters is None:
+            self._dead_letters = self._own_dead_letters = Producer(self._kafka, f"{self._group}.dead-letter")
+        return self._dead_letters
+
+    def _step_back(self, first_offsets: Mapping[TopicPartition, int]) -> None:
+        assigned = self._client.assignment()
+        for partition, offset in first_offsets.items():
+            if partition in assigned:
+                self._client.seek(partition, offset)
+
+    def commit(self) -> bool:
+        """Say that everything handed out so far has had its durable effect; free when there is nothing new.
+
+        Returns:
+            False while the group is changing. What stays with this member is then committed by one of the next polls;
+            what goes to another one comes again there.
+
+        Raises:
+            BrokerError: the broker did not take it in time; the messages may come again.
+            ValueError: the policy is ``BROADCAST``, which has nothing to commit.
+        """
+        if self._policy is AckPolicy.BROADCAST:
+            raise ValueError("a broadcast consumer commits nothing")
+        with self._lock:
+            self._to_commit |= self._handed_out
+            self._handed_out.clear()
+        return not self._to_commit or self._commit_done()
+
+    def _commit_done(self) -> bool:
+        with self._lock:
+            done = dict(self._to_commit)
+        try:
+            with broker_errors(self._kafka, f"cannot commit for group {self._group}"):
+                self._client.commit(
+                    {partition: OffsetAndMetadata(offset) for partition, offset in done.items()},
+                    timeout_ms=milliseconds(self._kafka.request_timeout),
+                )
+        except BrokerError as error:
+            if isinstance(error.__cause__, kafka_errors.CommitFailedError | kafka_errors.RebalanceInProgressError):
+                log.info("commit put off, the group is changing", group=self._group)
+                return False
+            raise
+        with self._lock:
+            for partition, offset in done.items():
+                if self._to_commit.get(partition) == offset:
+                    del self._to_commit[partition]
+        return True
+
+    def lag(self) -> dict[tuple[Topic, int], int]:
+        """Messages that each assigned partition holds beyond what was handed out; the metric is set to the same.
+
+        One request per broker, so not for every poll.
+
+        Raises:
+            BrokerError: the broker did not answer in time.
+        """
+        timeout = milliseconds(self._kafka.request_timeout)
+        with broker_errors(self._kafka, "cannot read the lag"):
+            assigned = sorted(self._client.assignment())
+            ends = self._client.end_offsets(assigned, timeout_ms=timeout) if assigned else {}
+            lags: dict[tuple[Topic, int], int] = {}
+            for partition in assigned:
+                position = self._client.position(partition, timeout_ms=timeout)
+                if position is not None:
+                    lags[Topic(partition.topic), partition.partition] = max(0, ends[partition] - position)
+        for (topic, number), lag in lags.items():
+            KAFKA_CONSUMER_LAG.labels(topic=topic.value, partition=str(number)).set(lag)
+        return lags
+
+    def pause(self) -> None:
+        """Hand out nothing until ``resume``, while ``poll`` keeps this member in its group: for back-pressure."""
+        self._paused = True
+        self._client.pause(*self._client.assignment())
+
+    def resume(self) -> None:
+        """Go on where ``pause`` stopped."""
+        self._paused = False
+        self._client.resume(*self._client.assignment())
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` is in force."""
+        return self._paused
+
+    @property
+    def assignment(self) -> frozenset[tuple[Topic, int]]:
+        """The partitions that this consumer reads now; empty until its group has made room for it."""
+        return frozenset((Topic(partition.topic), partition.partition) for partition in self._client.assignment())
+
+    def _gained(self, partitions: Iterable[TopicPartition]) -> None:
+        if self._paused:
+            self._client.pause(*partitions)
+
+    def _gave_up(self, partitions: Iterable[TopicPartition]) -> None:
+        # committing them now would undo what their next reader commits
+        with self._lock:
+            for partition in partitions:
+                self._handed_out.pop(partition, None)
+                self._to_commit.pop(partition, None)
+        for partition in partitions:
+            _forget_lag(partition)
+
+    def close(self) -> None:
+        """Leave the group, so that others take over at once; commits nothing. At most ``kafka.request_timeout``."""
+        assigned = self._client.assignment()
+        try:
+            self._client.close(autocommit=False, timeout_ms=milliseconds(self._kafka.request_timeout))
+        except kafka_errors.KafkaError as error:
+            log.warning("consumer did not leave its group cleanly", group=self._group, error=str(error))
+        for partition in assigned:
+            _forget_lag(partition)
+        if self._own_dead_letters is not None:
+            self._own_dead_letters.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _AssignmentListener(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python has no types
+    """Tells a consumer which partitions it gained and gave up."""
+
+    def __init__(self, consumer: Consumer[Any]) -> None:
+        self._consumer = consumer
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._consumer._gained(assigned)  # noqa: SLF001 - a part of the consumer
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._consumer._gave_up(revoked)  # noqa: SLF001
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self._consumer._gave_up(lost)  # noqa: SLF001
+
+
+def _forget_lag(partition: TopicPartition) -> None:
+    try:
+        KAFKA_CONSUMER_LAG.remove(partition.topic, str(partition.partition))
+    except KeyError:
+        return  # never measured

@@ -1,0 +1,258 @@
+"""The topics, their table (DESIGN section 4), how they come into being, and how far a group is behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from kafka import KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
+from kafka import errors as kafka_errors
+
+from dangerous_driving.errors import BrokerError
+from dangerous_driving.messaging.connection import broker_error, broker_errors, milliseconds, opening
+from dangerous_driving.settings import KafkaSettings
+
+
+class Topic(StrEnum):
+    """Every topic of the platform, by its name on the broker."""
+
+    DETECTION_RESULTS = "detection-results"
+    ASSESSMENT_TASKS = "assessment-tasks"
+    RISK_ASSESSMENT_RESULTS = "risk-assessment-results"
+    ALERTS = "alerts"
+    DEAD_LETTER = "dead-letter"
+
+
+#: bytes; Kafka's own default, which leaves room for a group's picture in a message
+MAX_MESSAGE_BYTES = 1024 * 1024
+#: bytes; a dead letter carries a whole message in base64, which is a third longer
+MAX_DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
+
+_RETENTION = {
+    Topic.DETECTION_RESULTS: timedelta(hours=1),
+    Topic.ASSESSMENT_TASKS: timedelta(hours=1),
+    Topic.RISK_ASSESSMENT_RESULTS: timedelta(hours=24),
+    Topic.ALERTS: timedelta(hours=24),
+    Topic.DEAD_LETTER: timedelta(days=7),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One line of the topic table."""
+
+    topic: Topic
+    partitions: int
+    replication: int
+    retention: timedelta
+    min_insync_replicas: int
+    max_message_bytes: int
+
+    @property
+    def configuration(self) -> dict[str, str]:
+        """The topic's settings under the names that Kafka gives them."""
+        return {
+            "cleanup.policy": "delete",
+            "retention.ms": str(self.retention // timedelta(milliseconds=1)),
+            "min.insync.replicas": str(self.min_insync_replicas),
+            "max.message.bytes": str(self.max_message_bytes),
+        }
+
+
+def topic_table(kafka: KafkaSettings) -> tuple[TopicSpec, ...]:
+    """The topic table of DESIGN section 4, with partitions and replication of these settings."""
+    return tuple(
+        TopicSpec(
+            topic=topic,
+            # one partition keeps dead letters in the order in which they were set aside; there are few
+            partitions=1 if topic is Topic.DEAD_LETTER else kafka.partitions,
+            replication=kafka.replication,
+            retention=_RETENTION[topic],
+            min_insync_replicas=kafka.min_insync_replicas,
+            max_message_bytes=MAX_DEAD_LETTER_BYTES if topic is Topic.DEAD_LETTER else MAX_MESSAGE_BYTES,
+        )
+        for topic in Topic
+    )
+
+
+class Outcome(StrEnum):
+    """What ``apply`` found or did."""
+
+    CREATED = "created"
+    EXISTED = "existed"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the broker has it."""
+
+    topic: Topic
+    partitions: int
+    replication: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedTopic:
+    """What became of one topic; ``state`` may differ from the table where the broker decides for itself."""
+
+    outcome: Outcome
+    state: TopicState
+
+
+def apply(kafka: KafkaSettings) -> list[AppliedTopic]:
+    """Create the topics that are missing, in the order of the table. Existing ones are left as they are.
+
+    The embedded broker cannot be told to create a topic: it makes one, with a partition count of its own, as soon as a
+    client asks about it.
+
+    Raises:
+        BrokerError: no broker answered in time, or it refused.
+    """
+    with _admin(kafka) as admin, broker_errors(kafka, "cannot create the topics"):
+        existing = set(admin.list_topics())
+        missing = [spec for spec in topic_table(kafka) if spec.topic not in existing]
+        if missing:
+            try:
+                _create(kafka, admin, missing)
+            except (kafka_errors.UnknownBrokerIdError, kafka_errors.UnsupportedVersionError):
+                # no controller, or one that does not know the request: the embedded broker
+                _create_by_asking(kafka, [spec.topic for spec in missing])
+            admin.wait_for_topics([spec.topic.value for spec in missing], milliseconds(kafka.request_timeout))
+        states = _states(admin)
+    created = {spec.topic for spec in missing}
+    return [
+        AppliedTopic(Outcome.CREATED if topic in created else Outcome.EXISTED, states[topic])
+        for topic in Topic
+        if topic in states
+    ]
+
+
+def describe(kafka: KafkaSettings) -> dict[Topic, TopicState]:
+    """The topics of the table that the broker has.
+
+    Raises:
+        BrokerError: no broker answered in time, or it refused.
+    """
+    with _admin(kafka) as admin, broker_errors(kafka, "cannot read the topics"):
+        return _states(admin)
+
+
+def check(kafka: KafkaSettings) -> list[str]:
+    """What differs from the table, one sentence with its remedy each; empty when all is well.
+
+    Raises:
+        BrokerError: no broker answered in time, or it refused.
+    """
+    return list(_differences(topic_table(kafka), describe(kafka)))
+
+
+def _differences(table: Iterable[TopicSpec], states: Mapping[Topic, TopicState]) -> Iterator[str]:
+    for spec in table:
+        state = states.get(spec.topic)
+        if state is None:
+            yield f"topic {spec.topic} is missing: run 'dangerous-driving topics apply'"
+        elif state.partitions < spec.partitions and spec.topic is not Topic.DEAD_LETTER:
+            yield (
+                f"topic {spec.topic} has {state.partitions} partitions, kafka.partitions is {spec.partitions}:"
+                " add partitions with Kafka's own tools while no message is under way, or lower the setting"
+            )
+        elif state.replication < spec.replication:
+            yield (
+                f"topic {spec.topic} is kept {state.replication} times, kafka.replication is {spec.replication}:"
+                " reassign its partitions with Kafka's own tools, or lower the setting"
+            )
+
+
+def group_lag(kafka: KafkaSettings, group: str) -> dict[tuple[Topic, int], int]:
+    """How many messages of each partition the group has not committed yet, for the topics it has ever committed.
+
+    A partition of such a topic without a committed offset counts from its earliest message, where a consumer would
+    begin. A group that never committed anything gives an empty answer.
+
+    Raises:
+        BrokerError: no broker answered in time, or it refused.
+    """
+    with _admin(kafka) as admin, broker_errors(kafka, f"cannot read the offsets of group {group}"):
+        partitions = [
+            TopicPartition(state.topic.value, partition)
+            for state in _states(admin).values()
+            for partition in range(state.partitions)
+        ]
+        if not partitions:
+            return {}
+        committed = {
+            partition: position.offset
+            for partition, position in admin.list_group_offsets({group: partitions})[group].items()
+            if position.offset >= 0  # -1: nothing committed
+        }
+        followed = {partition.topic for partition in committed}
+        partitions = [partition for partition in partitions if partition.topic in followed]
+        if not partitions:
+            return {}
+        ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        begins = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+    return {
+        (Topic(partition.topic), partition.partition): max(
+            0, ends[partition].offset - max(committed.get(partition, 0), begins[partition].offset)
+        )
+        for partition in partitions
+    }
+
+
+@contextmanager
+def _admin(kafka: KafkaSettings) -> Iterator[KafkaAdminClient]:
+    with opening(kafka, "dangerous-driving-topics") as options:
+        admin = KafkaAdminClient(**options)
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def _states(admin: KafkaAdminClient) -> dict[Topic, TopicState]:
+    names = {topic.value for topic in Topic}
+    return {
+        Topic(found["name"]): TopicState(
+            topic=Topic(found["name"]),
+            partitions=len(found["partitions"]),
+            replication=min((len(partition["replica_nodes"]) for partition in found["partitions"]), default=0),
+        )
+        for found in admin.describe_topics()
+        if found["name"] in names
+    }
+
+
+def _create(kafka: KafkaSettings, admin: KafkaAdminClient, specs: Iterable[TopicSpec]) -> None:
+    answer = admin.create_topics(
+        {
+            spec.topic.value: {
+                "num_partitions": spec.partitions,
+                "replication_factor": spec.replication,
+                "configs": spec.configuration,
+            }
+            for spec in specs
+        },
+        timeout_ms=milliseconds(kafka.request_timeout),
+        raise_errors=False,
+    )
+    for topic in answer["topics"]:
+        error = kafka_errors.for_code(topic["error_code"])
+        # another process may have created it in the meantime
+        if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+            raise broker_error(
+                kafka, f"cannot create topic {topic['name']}", error(topic.get("error_message") or "refused")
+            )
+
+
+def _create_by_asking(kafka: KafkaSettings, topics: Iterable[Topic]) -> None:
+    with opening(kafka, "dangerous-driving-topics") as options:
+        producer = KafkaProducer(**options, max_block_ms=milliseconds(kafka.request_timeout), enable_idempotence=False)
+    try:
+        for topic in topics:
+            if not producer.partitions_for(topic.value):
+                raise BrokerError(f"cannot create topic {topic}: the broker does not make topics; create it by hand")
+    finally:
+        producer.close(0)

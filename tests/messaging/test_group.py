@@ -1,0 +1,163 @@
+"""Groups: messages come again until they are committed, members share partitions and hand them over."""
+
+from __future__ import annotations
+
+import pytest
+
+from dangerous_driving.contracts import DetectionResult
+from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
+from dangerous_driving.observability.metrics import KAFKA_CONSUMER_LAG
+from dangerous_driving.settings import KafkaSettings
+from tests.messaging.conftest import frame, numbers, receive, wait_until
+
+pytestmark = pytest.mark.integration
+
+FRAMES: dict[Topic, type[DetectionResult]] = {Topic.DETECTION_RESULTS: DetectionResult}
+
+
+def member(kafka: KafkaSettings) -> Consumer[DetectionResult]:
+    return Consumer(kafka, FRAMES, name="tasks", policy=AckPolicy.AFTER_EFFECT)
+
+
+def send(producer: Producer, camera_id: str, first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        producer.send(Topic.DETECTION_RESULTS, frame(camera_id, number), key=camera_id)
+    producer.flush()
+
+
+def test_messages_come_again_until_they_are_committed(kafka: KafkaSettings, producer: Producer, camera: str) -> None:
+    send(producer, camera, 0, 4)
+    with member(kafka) as first:  # no offset yet: from the earliest on
+        assert numbers(receive(first, camera, 5), camera) == [0, 1, 2, 3, 4]
+    with member(kafka) as second:  # the first did not commit
+        assert numbers(receive(second, camera, 5), camera) == [0, 1, 2, 3, 4]
+        assert second.commit()
+        assert second.commit()  # nothing new
+    send(producer, camera, 5, 6)
+    with member(kafka) as third:
+        assert numbers(receive(third, camera, 2), camera) == [5, 6]
+
+
+def test_a_commit_covers_only_what_was_handed_out(kafka: KafkaSettings, producer: Producer, camera: str) -> None:
+    send(producer, camera, 0, 9)
+    with member(kafka) as first:
+        handed_out: list[int] = []
+
+        def some_came() -> bool:
+            handed_out.extend(numbers(first.poll(0.2, 4), camera))
+            return bool(handed_out)
+
+        wait_until(some_came, "the first messages")
+        assert len(handed_out) <= 4
+        assert first.commit()
+    with member(kafka) as second:
+        rest = numbers(receive(second, camera, 10 - len(handed_out)), camera)
+    assert handed_out + rest == list(range(10))
+
+
+def test_members_share_the_partitions_and_a_leaving_one_hands_over(
+    kafka: KafkaSettings, producer: Producer, camera: str
+) -> None:
+    cameras = [f"{camera}-{index}" for index in range(12)]
+    everything = {(camera_id, number) for camera_id in cameras for number in range(9)}
+    partitions = frozenset((Topic.DETECTION_RESULTS, number) for number in range(kafka.partitions))
+    seen: set[tuple[str, int]] = set()
+
+    def work(consumer: Consumer[DetectionResult]) -> None:
+        for item in consumer.poll(0.1, 100):
+            if item.message.camera_id in cameras:
+                seen.add((item.message.camera_id, int(item.message.message_id[-5:])))
+        consumer.commit()  # while the group changes, too: it must not raise
+
+    def send_from_all(first: int, last: int) -> None:
+        for camera_id in cameras:
+            send(producer, camera_id, first, last)
+
+    with member(kafka) as stays:
+        send_from_all(0, 2)
+
+        def alone() -> bool:
+            work(stays)
+            return stays.assignment == partitions
+
+        wait_until(alone, "all partitions on the only member")
+        with member(kafka) as leaves:
+            send_from_all(3, 5)
+
+            def shared() -> bool:
+                work(stays)
+                work(leaves)
+                return bool(leaves.assignment) and stays.assignment | leaves.assignment == partitions
+
+            wait_until(shared, "partitions on both members")
+            assert not stays.assignment & leaves.assignment
+        send_from_all(6, 8)
+
+        def taken_over() -> bool:
+            work(stays)
+            return stays.assignment == partitions and seen == everything
+
+        wait_until(taken_over, "every message, with all partitions on the member that stayed")
+        wait_until(stays.commit, "the last commit")
+    assert sum(group_lag(kafka, stays.group).values()) == 0
+
+
+def test_lag_is_what_was_not_handed_out_and_group_lag_what_was_not_committed(
+    kafka: KafkaSettings, producer: Producer, camera: str
+) -> None:
+    with member(kafka) as consumer:
+        send(producer, camera, 0, 0)
+        receive(consumer, camera, 1)
+        wait_until(lambda: not consumer.poll(0.2, 500) and sum(consumer.lag().values()) == 0, "the end of the topic")
+        assert group_lag(kafka, consumer.group) == {}  # has never committed
+        consumer.commit()
+        send(producer, camera, 1, 25)
+        lags = consumer.lag()
+        [(topic, partition)] = [place for place, lag in lags.items() if lag]
+        assert lags[topic, partition] == 25
+        assert group_lag(kafka, consumer.group)[topic, partition] == 25
+        gauge = KAFKA_CONSUMER_LAG.labels(topic="detection-results", partition=str(partition))
+        assert gauge._value.get() == 25
+        receive(consumer, camera, 25)
+        assert consumer.lag()[topic, partition] == 0
+        assert group_lag(kafka, consumer.group)[topic, partition] == 25
+        wait_until(consumer.commit, "the commit")
+        assert group_lag(kafka, consumer.group)[topic, partition] == 0
+        assert len(group_lag(kafka, consumer.group)) == kafka.partitions
+    labels = {tuple(sample.labels.values()) for metric in KAFKA_CONSUMER_LAG.collect() for sample in metric.samples}
+    assert ("detection-results", str(partition)) not in labels  # a closed consumer lags no more
+
+
+def test_a_paused_consumer_hands_out_nothing_keeps_its_partitions_and_goes_on_where_it_stopped(
+    kafka: KafkaSettings, producer: Producer, camera: str
+) -> None:
+    with member(kafka) as consumer:
+        send(producer, camera, 0, 2)
+        receive(consumer, camera, 3)
+        assigned = consumer.assignment
+        consumer.pause()
+        assert consumer.paused
+        send(producer, camera, 3, 8)
+        wait_until(lambda: sum(consumer.lag().values()) >= 6, "the lag of the paused consumer")
+        for _ in range(5):
+            assert consumer.poll(0.2, 500) == []
+        assert consumer.assignment == assigned
+        consumer.resume()
+        assert numbers(receive(consumer, camera, 6), camera) == [3, 4, 5, 6, 7, 8]
+
+
+def test_partitions_that_a_paused_consumer_gains_are_paused_too(
+    kafka: KafkaSettings, producer: Producer, camera: str
+) -> None:
+    send(producer, camera, 0, 2)
+    with member(kafka) as consumer:
+        consumer.pause()
+
+        def joined() -> bool:
+            assert consumer.poll(0.2, 500) == []
+            return bool(consumer.assignment)
+
+        wait_until(joined, "partitions")
+        assert consumer.poll(0.5, 500) == []
+        consumer.resume()
+        assert numbers(receive(consumer, camera, 3), camera) == [0, 1, 2]

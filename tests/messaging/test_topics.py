@@ -1,0 +1,79 @@
+"""The topic table, and how it comes to be on a broker."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from dangerous_driving.contracts import DetectionResult
+from dangerous_driving.errors import BrokerError
+from dangerous_driving.messaging import (
+    AckPolicy,
+    Consumer,
+    EmbeddedBroker,
+    Outcome,
+    Topic,
+    apply,
+    check,
+    embedded_kafka_settings,
+    group_lag,
+    topic_table,
+)
+from dangerous_driving.settings import KafkaSettings
+
+
+def test_the_table_is_that_of_the_design() -> None:
+    table = {spec.topic: spec for spec in topic_table(KafkaSettings())}
+    assert {topic: (spec.partitions, spec.retention) for topic, spec in table.items()} == {
+        Topic.DETECTION_RESULTS: (16, timedelta(hours=1)),
+        Topic.ASSESSMENT_TASKS: (16, timedelta(hours=1)),
+        Topic.RISK_ASSESSMENT_RESULTS: (16, timedelta(hours=24)),
+        Topic.ALERTS: (16, timedelta(hours=24)),
+        Topic.DEAD_LETTER: (1, timedelta(days=7)),
+    }
+    assert {spec.replication for spec in table.values()} == {3}
+    assert table[Topic.ALERTS].configuration == {
+        "cleanup.policy": "delete",
+        "retention.ms": "86400000",
+        "min.insync.replicas": "2",
+        "max.message.bytes": "1048576",
+    }
+
+
+def test_a_dead_letter_has_room_for_the_largest_message_in_base64() -> None:
+    table = {spec.topic: spec.max_message_bytes for spec in topic_table(KafkaSettings())}
+    assert table[Topic.DEAD_LETTER] > max(table.values()) / 2 * 4 / 3
+
+
+@pytest.mark.integration
+def test_topics_are_created_once_and_found_the_second_time() -> None:
+    with EmbeddedBroker() as embedded:
+        kafka = embedded_kafka_settings(embedded.bootstrap_servers)
+        assert len(check(kafka)) == len(Topic)
+        assert all("topics apply" in problem for problem in check(kafka))
+        with pytest.raises(BrokerError, match="topics apply"):
+            Consumer(kafka, {Topic.ALERTS: DetectionResult}, name="x", policy=AckPolicy.BROADCAST)
+        assert len(check(kafka)) == len(Topic)  # a consumer that asks in vain makes none
+
+        applied = apply(kafka)
+        assert [topic.state.topic for topic in applied] == list(Topic)
+        assert {topic.outcome for topic in applied} == {Outcome.CREATED}
+        again = apply(kafka)
+        assert {topic.outcome for topic in again} == {Outcome.EXISTED}
+        assert [topic.state for topic in again] == [topic.state for topic in applied]
+        assert check(kafka) == []
+
+
+@pytest.mark.integration
+def test_what_differs_from_the_table_is_named(broker: KafkaSettings) -> None:
+    problems = check(broker.model_copy(update={"partitions": 1000}))
+    assert len(problems) == len(Topic) - 1
+    assert "detection-results" in problems[0]
+    assert "kafka.partitions" in problems[0]
+    assert len(check(broker.model_copy(update={"replication": 9}))) == len(Topic)
+
+
+@pytest.mark.integration
+def test_a_group_that_never_was_has_no_lag(kafka: KafkaSettings) -> None:
+    assert group_lag(kafka, "nobody") == {}
