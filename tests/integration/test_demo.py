@@ -1,0 +1,258 @@
+"""The demo as a user runs it: one command, real processes, a real clip, a real page, and kills at the worst moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from dangerous_driving.demo.parts import FOLDER_VARIABLE
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+
+COMMAND = [sys.executable, "-m", "dangerous_driving.cli"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(condition: Callable[[], Any], *, seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.25)
+    raise AssertionError("it did not come true in time")
+
+
+@dataclass
+class RunningDemo:
+    process: subprocess.Popen[str]
+    page: str
+    output: Path
+
+    def part(self, command: str) -> psutil.Process:
+        """The process of one service."""
+        for child in psutil.Process(self.process.pid).children():
+            if command in child.cmdline():
+                return child
+        raise AssertionError(f"no process of {command}: {self.output.read_text()}")
+
+    def status(self) -> dict[str, Any]:
+        with urllib.request.urlopen(self.page + "api/status", timeout=5) as answer:
+            content: dict[str, Any] = json.loads(answer.read())
+            return content
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        try:
+            with urllib.request.urlopen(self.page + "readyz", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def wait(self, seconds: float) -> str:
+        code = self.process.wait(seconds)
+        said = self.output.read_text()
+        assert code == 0, said
+        return said
+
+
+@contextmanager
+def demo(shared: Path, folder: Path, *arguments: str, seconds: float, dagster: bool = True) -> Iterator[RunningDemo]:
+    page_port, dagster_port = free_port(), free_port()
+    output = folder.with_suffix(f".{time.monotonic_ns()}.log")
+    with output.open("w") as log:
+        process = subprocess.Popen(
+            [
+                *COMMAND, "demo",
+                "--source", str(shared / "samples/clips/junction_cars_cyclist.mp4"),
+                "--source", str(shared / "samples/clips/highway_cars.mp4"),
+                "--weights", str(shared / "models/yolov8n.onnx"),
+                "--seconds", str(seconds), "--data-dir", str(folder), "--port", str(page_port),
+                *(("--dagster-port", str(dagster_port)) if dagster else ("--no-dagster",)), *arguments,
+            ],
+            stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield RunningDemo(process, f"http://127.0.0.1:{page_port}/", output)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def left_running(folder: Path) -> list[str]:
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(FOLDER_VARIABLE) == str(folder):
+                left.append(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return left
+
+
+def verify(folder: Path) -> str:
+    done = subprocess.run(
+        [*COMMAND, "verify", "--grace", "0", "--data-dir", str(folder)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def number(said: str, name: str, *, of: str = r"\d+") -> int:
+    """The first number of a line of the summary, or that of a named count in it."""
+    line = re.search(rf"^\s*{name}  (.*)$", said, re.MULTILINE)
+    assert line, f"no line {name!r} in {said}"
+    found = re.search(r"\d+" if of == r"\d+" else rf"(\d+) {of}", line.group(1))
+    return int(found.group(0 if of == r"\d+" else 1)) if found else 0
+
+
+@contextmanager
+def ledger_of(folder: Path) -> Iterator[psycopg.Connection[Any]]:
+    from dangerous_driving.ledger.embedded import EmbeddedPostgres
+
+    server = EmbeddedPostgres(folder / "postgres")
+    try:
+        with psycopg.connect(server.url("dangerous_driving")) as connection:
+            yield connection
+    finally:
+        server.close()
+
+
+def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(
+    shared: Path, tmp_path: Path, chromium_page: Any
+) -> None:
+    folder = tmp_path / "demo"
+    with demo(shared, folder, seconds=45) as running:
+        eventually(running.ready, seconds=120)
+        assessor = running.part("assess")
+        ledger_url = running_ledger(folder)
+        # in the middle: tasks are claimed, calls are under way
+        eventually(lambda: count(ledger_url, "SELECT count(*) FROM llm_call WHERE status = 'started'") > 0, seconds=60)
+        assessor.kill()
+        eventually(lambda: running.part("assess").pid != assessor.pid, seconds=30)
+
+        chromium_page.goto(running.page)
+        chromium_page.wait_for_selector("[data-alert-id]", timeout=60_000)
+        said = running.wait(300)
+    assert left_running(folder) == []
+    assert number(said, "frames") > 20
+    assert number(said, "groups") > 20
+    assert number(said, "tasks", of="assessed") > 20
+    assert number(said, "tasks", of="pending") + number(said, "tasks", of="claimed") == 0
+    assert number(said, "alerts") > 0
+    assert number(said, "restarted", of="assess") == 1
+    assert number(said, "dagster runs", of="success") >= 1
+    assert number(said, "asset checks", of="succeeded") >= 1
+    assert number(said, "windows", of="open") == 0
+    assert "no violation" in verify(folder)
+
+    with ledger_of(folder) as ledger:
+        [(tasks, assessed)] = ledger.execute(
+            "SELECT count(*), count(*) FILTER (WHERE (SELECT count(*) FROM risk_assessment r WHERE r.task_id = t.task_id"
+            " AND r.is_current) = 1) FROM assessment_task t"
+        ).fetchall()
+        assert tasks == assessed > 0
+        [(lost,)] = ledger.execute("SELECT count(*) FROM llm_call WHERE status = 'lost'").fetchall()
+        assert lost > 0
+        [(unpublished,)] = ledger.execute("SELECT count(*) FROM risk_assessment WHERE published_at IS NULL").fetchall()
+        assert unpublished == 0
+
+
+def test_after_a_kill_of_the_whole_demo_a_second_start_finishes_what_was_captured(shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    with demo(shared, folder, seconds=600, dagster=False) as running:
+        eventually(running.ready, seconds=120)
+        ledger_url = running_ledger(folder)
+        eventually(lambda: count(ledger_url, "SELECT count(*) FROM risk_assessment") > 10, seconds=90)
+        os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.wait()
+        captured = len(list((folder / "objects").rglob("frames/**/*.json")))
+    with demo(shared, folder, seconds=5, dagster=False) as running:
+        said = running.wait(300)
+    assert number(said, "frames") >= captured
+    assert number(said, "tasks", of="pending") + number(said, "tasks", of="claimed") == 0
+    assert "no violation" in verify(folder)
+    assert left_running(folder) == []
+
+
+def running_ledger(folder: Path) -> str:
+    """Address of the running demo's ledger, from the settings that its services read."""
+    import yaml
+
+    content = yaml.safe_load((folder / "settings.yaml").read_text())
+    url: str = content["database"]["url"]
+    return url
+
+
+def count(url: str, query: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        found: int = row[0]
+        return found
+
+
+BAD = {
+    "a missing clip": (["--source", "nowhere.mp4"], "--source"),
+    "a clip that is text": (["--source", "{text}"], "--source"),
+    "missing weights": (["--weights", "nowhere.onnx"], "--weights"),
+    "weights of another kind": (["--weights", "{text}"], "--weights"),
+    "a page's port in use": (["--port", "{port}"], "--port"),
+    "dagster's port in use": (["--dagster-port", "{port}"], "--dagster-port"),
+    "somebody else's folder": (["--data-dir", "{folder}"], "--data-dir"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_one_sentence_and_nothing_left_running(case: str, shared: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        values = {"text": str(text), "port": str(busy.getsockname()[1]), "folder": str(tmp_path)}
+        arguments, named = BAD[case]
+        defaults = {
+            "--source": str(shared / "samples/clips/junction_cars_cyclist.mp4"),
+            "--weights": str(shared / "models/yolov8n.onnx"),
+            "--port": str(free_port()),
+            "--dagster-port": str(free_port()),
+            "--data-dir": str(tmp_path / "demo"),
+        }
+        defaults |= dict(zip(arguments[::2], (item.format(**values) for item in arguments[1::2]), strict=True))
+        done = subprocess.run(
+            [*COMMAND, "demo", *(item for pair in defaults.items() for item in pair)],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1
+    assert named in said[0]
+    assert not (tmp_path / "demo").exists()
+    assert left_running(tmp_path / "demo") == []
