@@ -1,1 +1,1 @@
-"""Alerts: a dangerous scene over time, opened by assessments, closed by silence."""
+"""Alerts: a dangerous scene over time, opened by assessments, closed by silence, judged by a person."""

@@ -334,6 +334,7 @@ class Alert(Base):
     group_image_url: Mapped[str | None]
     notified_at: Mapped[datetime | None]
     simulated: Mapped[bool] = mapped_column(server_default=text("false"))
+    tracking: Mapped[dict[str, Any]]  # what the lifecycle remembers of it: trail, open claims, confirmed level
     verdict: Mapped[str | None]
     verdict_by: Mapped[str | None]
     verdict_note: Mapped[str | None]
@@ -343,6 +344,7 @@ class Alert(Base):
         CheckConstraint("state IN ('provisional', 'open', 'closed', 'withdrawn')", name="state"),
         CheckConstraint("verdict IN ('acknowledged', 'rejected')", name="verdict"),
         Index("ix_alert_open", "camera_id", postgresql_where=text("state IN ('provisional', 'open')")),
+        Index(None, "camera_id", "last_seen_at"),
         Index(None, "opened_at"),
         Index("ix_alert_unpublished", "alert_id", postgresql_where=text("published_version < version")),
     )

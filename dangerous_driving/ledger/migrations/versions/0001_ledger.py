@@ -39,6 +39,7 @@ STATEMENTS = (
         group_image_url TEXT,
         notified_at TIMESTAMP WITH TIME ZONE,
         simulated BOOLEAN DEFAULT false NOT NULL,
+        tracking JSONB NOT NULL,
         verdict TEXT,
         verdict_by TEXT,
         verdict_note TEXT,
@@ -47,6 +48,9 @@ STATEMENTS = (
         CONSTRAINT ck_alert_state CHECK (state IN ('provisional', 'open', 'closed', 'withdrawn')),
         CONSTRAINT ck_alert_verdict CHECK (verdict IN ('acknowledged', 'rejected'))
     )
+    """,
+    """
+    CREATE INDEX ix_alert_camera_id_last_seen_at ON alert (camera_id, last_seen_at)
     """,
     """
     CREATE INDEX ix_alert_open ON alert (camera_id) WHERE state IN ('provisional', 'open')

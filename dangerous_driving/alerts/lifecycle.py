@@ -1,0 +1,291 @@
+"""The life of an alert, as a pure function: state of one camera + one input -> new state + changes.
+
+::
+
+    provisional ──> open ──> closed          a person's verdict (acknowledged, rejected) is kept beside the state
+        └─────────> withdrawn
+
+**Opening.** A sighting at `open_level` or above that continues no alert opens one: a whole answer an ``open`` one, geometry
+or a level read from the stream a ``provisional`` one. Its id derives from the task.
+
+**Continuation.** A sighting belongs to an alert of its camera when, for the alert's look that is nearest in time,
+
+- ``|dt| <= gap``, where ``gap = max(silence, silence_intervals x frame interval)``,
+- the places are near (:mod:`~dangerous_driving.alerts.place`), and
+- the risk types meet; with an alert or a sighting that has none yet, all meet.
+
+Of several such alerts it is the nearest one. Times are capture times, so an answer may come late: one about an earlier
+frame joins (it may raise the peak and add types), but moves neither place nor time back. Two alerts that a late answer
+shows to be one are not merged: both have been shown, perhaps judged.
+
+**Level.** ``level = max(newest confirmed level, levels of unanswered looks captured after it)``. A whole answer takes the
+place of what its task's geometry or stream had claimed, so it confirms, raises or lowers under the same id. A
+provisional alert none of whose looks is unanswered, and none confirmed, is withdrawn; an open one goes on until
+silence. ``peak = max(confirmed levels, level)``.
+
+**Closing.** Silence is counted in capture time, and believed once late answers had their time:
+``open -> closed`` when ``now - last_seen_at > gap + lateness``; ``provisional -> withdrawn`` when
+``now - last_seen_at > answer_timeout``. An answer that comes later still joins the closed alert that it belongs to.
+
+**Ringing.** A change carries ``notify`` once per alert: when its peak reaches `notify_level`, its frame is younger than
+`live_age` and nobody has judged the alert. Geometry and streamed levels older than `live_age` do nothing: the whole
+answer, which is never passed over, comes or has come.
+
+**Replay.** Every input that changed an alert is kept in its order. What changed nothing is not kept, and may therefore
+only ever suppress (an answer that has come makes geometry of its task moot; a harmless one makes geometry at its place
+moot for `gap`): inputs that were kept were not suppressed, so replaying them gives the same alerts. An input that
+was applied is not applied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import assert_never
+
+from dangerous_driving.alerts.inputs import Sighting, Tick, VerdictGiven, input_id_of
+from dangerous_driving.alerts.place import distance, reach
+from dangerous_driving.alerts.tracking import TrackedAlert, opened, with_sighting, without_claim
+from dangerous_driving.contracts import (
+    Alert,
+    AlertBasis,
+    AlertState,
+    BBox,
+    Message,
+    RiskLevel,
+    Timestamp,
+    alert_id_of,
+)
+from dangerous_driving.settings import AlertsSettings
+
+
+class Answer(Message):
+    """A whole answer that has come, whatever it says."""
+
+    task_id: str
+    captured_at: Timestamp
+    level: RiskLevel
+    bbox: BBox
+
+
+@dataclass(frozen=True)
+class CameraState:
+    """All that the lifecycle of one camera's alerts depends on.
+
+    ``alerts`` are the live ones and those ended ones whose time (give or take the gap) an input may touch. ``applied``
+    are ids of inputs that have changed an alert; only those of the tasks at hand are needed. ``answers`` only suppress.
+    """
+
+    camera_id: str
+    frame_interval: float = 1.8  # s
+    simulated: bool = False
+    alerts: tuple[TrackedAlert, ...] = ()
+    applied: frozenset[str] = frozenset()
+    answers: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True)
+class AlertChange:
+    """One alert's new version, and the input that made it."""
+
+    before: Alert | None
+    after: TrackedAlert
+    input: Sighting | Tick | VerdictGiven
+
+
+class Lifecycle:
+    """The rules above under these settings."""
+
+    def __init__(self, settings: AlertsSettings) -> None:
+        self._settings = settings
+        self._live_age = timedelta(seconds=settings.live_age)
+        self._answer_timeout = timedelta(seconds=settings.answer_timeout)
+        self._lateness = timedelta(seconds=settings.lateness)
+
+    def gap(self, frame_interval: float) -> timedelta:
+        """How far apart in time two looks at one scene may be, for a camera of this frame interval (s)."""
+        return timedelta(seconds=max(self._settings.silence, self._settings.silence_intervals * frame_interval))
+
+    def step(self, state: CameraState, given: Sighting | Tick | VerdictGiven) -> tuple[CameraState, list[AlertChange]]:
+        """What the input makes of the camera's alerts. An input that was applied before changes nothing."""
+        if given.input_id in state.applied:
+            return state, []
+        match given:
+            case Sighting(kind=AlertBasis.FINAL):
+                pairs = self._answered(state, given)
+                state = self._with_answer(state, given)
+            case Sighting():
+                pairs = self._claimed(state, given)
+            case Tick():
+                pairs = self._ticked(state, given)
+            case VerdictGiven():
+                pairs = _judged(state, given)
+            case _:
+                assert_never(given)
+        changes = [self._change(before, after, given) for before, after in pairs]
+        if not changes:
+            return state, []
+        by_id = {tracked.alert.alert_id: tracked for tracked in state.alerts}
+        by_id |= {change.after.alert.alert_id: change.after for change in changes}
+        return replace(state, alerts=tuple(by_id.values()), applied=state.applied | {given.input_id}), changes
+
+    def replay(
+        self, state: CameraState, inputs: Iterable[Sighting | Tick | VerdictGiven]
+    ) -> tuple[CameraState, list[AlertChange]]:
+        """All steps one after another: with the inputs that were kept, it makes the same alerts again."""
+        changes: list[AlertChange] = []
+        for given in inputs:
+            state, made = self.step(state, given)
+            changes += made
+        return state, changes
+
+    # geometry and streamed levels
+
+    def _claimed(self, state: CameraState, sighting: Sighting) -> list[_Pair]:
+        if sighting.level.rank < self._settings.open_level.rank or sighting.at - sighting.captured_at > self._live_age:
+            return []
+        if any(answer.task_id == sighting.task_id for answer in state.answers):
+            return []
+        if sighting.kind is AlertBasis.GEOMETRY and (
+            input_id_of(sighting.task_id, AlertBasis.PROVISIONAL) in state.applied or self._cleared(state, sighting)
+        ):
+            return []
+        belongs_to = self._own(state, sighting) or self._continued(state, sighting)
+        if belongs_to is None:
+            return [(None, self._opened(state, sighting))]
+        if not belongs_to.live:
+            return []  # over already: only the whole answer may still say something of it
+        return [(belongs_to, with_sighting(belongs_to, sighting))]
+
+    def _cleared(self, state: CameraState, sighting: Sighting) -> bool:
+        # what the LLM has just said of this place outweighs geometry: without this, cars parked close together would
+        # open a provisional alert with every frame
+        gap = self.gap(state.frame_interval)
+        about_it = [
+            answer
+            for answer in state.answers
+            if abs(sighting.captured_at - answer.captured_at) <= gap
+            and distance(answer.bbox, sighting.bbox)
+            <= reach((sighting.captured_at - answer.captured_at).total_seconds())
+        ]
+        newest = max(about_it, key=lambda answer: (answer.captured_at, answer.task_id), default=None)
+        return newest is not None and newest.level.rank < self._settings.open_level.rank
+
+    # whole answers
+
+    def _answered(self, state: CameraState, sighting: Sighting) -> list[_Pair]:
+        own = self._own(state, sighting)
+        if sighting.level.rank < self._settings.open_level.rank:
+            return [] if own is None else [(own, without_claim(own, sighting.task_id))]
+        if own is not None and _types_meet(own.alert, sighting):
+            return [(own, self._with_answer_of(state, own, sighting))]
+        # the stream's level was taken for another scene at this place
+        pairs: list[_Pair] = [] if own is None else [(own, without_claim(own, sighting.task_id))]
+        belongs_to = self._continued(state, sighting)
+        if belongs_to is None:
+            return [*pairs, (None, self._opened(state, sighting))]
+        return [*pairs, (belongs_to, self._with_answer_of(state, belongs_to, sighting))]
+
+    def _with_answer_of(self, state: CameraState, tracked: TrackedAlert, sighting: Sighting) -> TrackedAlert:
+        after = with_sighting(tracked, sighting)
+        return self._closed(state, after) if tracked.alert.state is AlertState.CLOSED else after
+
+    def _with_answer(self, state: CameraState, sighting: Sighting) -> CameraState:
+        answer = Answer(
+            task_id=sighting.task_id, captured_at=sighting.captured_at, level=sighting.level, bbox=sighting.bbox
+        )
+        # older claims are passed over anyway, so older answers have nothing left to suppress
+        horizon = sighting.at - self._live_age - self.gap(state.frame_interval)
+        return replace(state, answers=(*(known for known in state.answers if known.captured_at > horizon), answer))
+
+    # the clock
+
+    def _ticked(self, state: CameraState, tick: Tick) -> list[_Pair]:
+        silence = self.gap(state.frame_interval) + self._lateness
+        pairs: list[_Pair] = []
+        for tracked in state.alerts:
+            unseen = tick.at - tracked.alert.last_seen_at
+            if tracked.alert.state is AlertState.OPEN and unseen > silence:
+                pairs.append((tracked, self._closed(state, tracked)))
+            elif tracked.alert.state is AlertState.PROVISIONAL and unseen > self._answer_timeout:
+                withdrawn = tracked.alert.model_copy(update={"state": AlertState.WITHDRAWN})
+                pairs.append((tracked, replace(tracked, alert=withdrawn)))
+        return pairs
+
+    def _closed(self, state: CameraState, tracked: TrackedAlert) -> TrackedAlert:
+        closed_at = tracked.alert.last_seen_at + self.gap(state.frame_interval)
+        return replace(
+            tracked, alert=tracked.alert.model_copy(update={"state": AlertState.CLOSED, "closed_at": closed_at})
+        )
+
+    # whose it is
+
+    def _own(self, state: CameraState, sighting: Sighting) -> TrackedAlert | None:
+        claiming = (tracked for tracked in state.alerts if tracked.live and tracked.claims_task(sighting.task_id))
+        return next(claiming, None)
+
+    def _continued(self, state: CameraState, sighting: Sighting) -> TrackedAlert | None:
+        gap = self.gap(state.frame_interval)
+        found: list[tuple[bool, float, str, TrackedAlert]] = []
+        for tracked in state.alerts:
+            if tracked.alert.state is AlertState.WITHDRAWN or not _types_meet(tracked.alert, sighting):
+                continue
+            look = min(tracked.tracking.trail, key=lambda look: abs(look.captured_at - sighting.captured_at))
+            elapsed = sighting.captured_at - look.captured_at
+            apart = distance(look.bbox, sighting.bbox)
+            if abs(elapsed) <= gap and apart <= reach(elapsed.total_seconds()):
+                found.append((not tracked.live, apart, tracked.alert.alert_id, tracked))
+        return min(found, key=lambda candidate: candidate[:3])[3] if found else None
+
+    def _opened(self, state: CameraState, sighting: Sighting) -> TrackedAlert:
+        # an earlier stage of the task has opened or joined an alert that is over or of another type: a second alert
+        # of the same task, with an id of its own
+        stages = (input_id_of(sighting.task_id, basis) for basis in AlertBasis)
+        source = sighting.input_id if state.applied.intersection(stages) else sighting.task_id
+        return opened(sighting, alert_id_of(source), simulated=state.simulated or sighting.simulated)
+
+    def _change(
+        self, before: TrackedAlert | None, after: TrackedAlert, given: Sighting | Tick | VerdictGiven
+    ) -> AlertChange:
+        notify = isinstance(given, Sighting) and self._rings(after, given)
+        version, updated_at = (1, given.at)
+        if before is not None:
+            version, updated_at = before.alert.version + 1, max(before.alert.updated_at, given.at)
+        alert = after.alert.model_copy(update={"version": version, "updated_at": updated_at, "notify": notify})
+        tracking = after.tracking.model_copy(update={"notified": after.tracking.notified or notify})
+        return AlertChange(before.alert if before else None, TrackedAlert(alert, tracking), given)
+
+    def _rings(self, tracked: TrackedAlert, sighting: Sighting) -> bool:
+        return (
+            not tracked.tracking.notified
+            and tracked.alert.verdict is None
+            and tracked.alert.state is not AlertState.WITHDRAWN
+            and tracked.alert.peak_level.rank >= self._settings.notify_level.rank
+            and sighting.at - sighting.captured_at <= self._live_age
+        )
+
+
+_Pair = tuple[TrackedAlert | None, TrackedAlert]
+
+
+def _types_meet(alert: Alert, sighting: Sighting) -> bool:
+    if not alert.risk_types or not sighting.risk_types:
+        return True
+    return bool(set(alert.risk_types) & set(sighting.risk_types))
+
+
+def _judged(state: CameraState, given: VerdictGiven) -> list[_Pair]:
+    pairs: list[_Pair] = []
+    for tracked in state.alerts:
+        alert = tracked.alert
+        said = (given.verdict, given.by, given.note)
+        if alert.alert_id == given.alert_id and said != (alert.verdict, alert.verdict_by, alert.verdict_note):
+            verdict = {
+                "verdict": given.verdict,
+                "verdict_by": given.by,
+                "verdict_note": given.note,
+                "verdict_at": given.at,
+            }
+            pairs.append((tracked, replace(tracked, alert=alert.model_copy(update=verdict))))
+    return pairs
