@@ -141,19 +141,40 @@ class Assessor:
     async def _assess(self, claim: Claim, lane: Lane, reservation: Reservation | None) -> Outcome:
         try:
             messages = await self._messages(claim.task)
-        except ObjectNotFoundError as error:
-            return await self._fail(claim, lane, "image_missing", str(error))
         except ObjectStoreError as error:
-            return await self._fail(claim, lane, "object_store", str(error))
+            await self._give_back(reservation)
+            code = "image_missing" if isinstance(error, ObjectNotFoundError) else "object_store"
+            return await self._fail(claim, lane, code, str(error))
 
         tried: set[str] = set()
         for number in range(1 + self._llm.max_retries):
             if reservation is None:
                 try:
-                    reservation = await self.pool.reserve(lane, exclude=tried)
+                    reservation = await self._reserve(lane, tried)
                 except NoKeyError as error:
                     return await self._hand_back(claim, Lane.WINDOW, f"no key: {error}")
-            call_id = await self._ledger(
+            call_id = await self._start_call(claim, lane, reservation)
+            try:
+                return await self._ask(Attempt(claim, lane, reservation, call_id, number), messages)
+            except LlmError as error:
+                tried.add(reservation.key_hash)
+                reservation = None
+                last = number == self._llm.max_retries
+                if last or not (error.retriable or isinstance(error, KeyRejectedError)):
+                    return await self._fail(claim, lane, error.code, str(error), retries=number)
+        raise AssertionError("the last attempt returns")
+
+    async def _reserve(self, lane: Lane, tried: set[str]) -> Reservation:
+        while True:
+            try:
+                return await self.pool.reserve(lane, exclude=tried)
+            except LedgerError as error:
+                log.warning("key_pool_is_away", reason=str(error))
+                await asyncio.sleep(self.RETRY_SECONDS)
+
+    async def _start_call(self, claim: Claim, lane: Lane, reservation: Reservation) -> str:
+        try:
+            return await self._ledger(
                 assessments.start_call,
                 claim,
                 run=LIVE_RUN,
@@ -162,16 +183,13 @@ class Assessor:
                 model=self._llm.model,
                 prompt_version=self._prompt.version,
             )
-            attempt = Attempt(claim, lane, reservation, call_id, number)
-            try:
-                return await self._ask(attempt, messages)
-            except LlmError as error:
-                tried.add(reservation.key_hash)
-                reservation = None
-                last = number == self._llm.max_retries
-                if last or not (error.retriable or isinstance(error, KeyRejectedError)):
-                    return await self._fail(claim, lane, error.code, str(error), retries=number)
-        raise AssertionError("the last attempt returns")
+        except BaseException:
+            await self._give_back(reservation)  # nothing was sent: the slot is free again
+            raise
+
+    async def _give_back(self, reservation: Reservation | None) -> None:
+        if reservation is not None:
+            await self.pool.report(reservation, "unsent")
 
     async def _messages(self, task: AssessmentTask) -> list[dict[str, Any]]:
         if task.group_image_base64:
@@ -202,9 +220,10 @@ class Assessor:
             await self._finish(attempt, CallOutcome(error.code, http_status=error.http_status, error=str(error)))
             raise
         except asyncio.CancelledError:
+            await self.pool.report(reservation, "cancelled")
             await asyncio.shield(self._finish(attempt, CallOutcome("cancelled", error="the worker stopped")))
             raise
-        await self.pool.report(reservation, None)
+        await self.pool.report(reservation)
         try:
             answer = parse_answer(reply.text, {item.object_id for item in claim.task.detected_objects})
         except AnswerError as error:

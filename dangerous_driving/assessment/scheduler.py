@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 TOO_LATE = "deferred: too late for an alert"
 NO_ROOM = "deferred: the realtime queue was full"
-NO_KEY = "deferred: no key was free"
 
 
 class Scheduler:
@@ -153,10 +152,14 @@ class Scheduler:
             try:
                 # first the key, then the task: whatever became most urgent while we waited is taken
                 reservation = await self._assessor.pool.reserve(Lane.REALTIME, timeout=self.KEY_WAIT_SECONDS)
-            except NoKeyError as error:
+            except (NoKeyError, LedgerError) as error:
                 slots.release()
                 log.warning("no_key", reason=str(error))
                 await asyncio.sleep(self.KEY_WAIT_SECONDS)
+                continue
+            if not len(self._queue):  # the last ones became too late while we waited
+                slots.release()
+                await self._assessor.pool.report(reservation, "unsent")
                 continue
             claim = self._queue.pop()
             QUEUE_DEPTH.set(len(self._queue))
