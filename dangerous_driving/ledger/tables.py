@@ -259,7 +259,8 @@ class ApiKey(Base):
     state: Mapped[str] = mapped_column(server_default="available")
     state_reason: Mapped[str] = mapped_column(server_default="")
     cooling_until: Mapped[datetime | None]
-    failures: Mapped[int] = mapped_column(server_default=text("0"))  # in a row
+    failures: Mapped[int] = mapped_column(server_default=text("0"))  # 5xx and time-outs in a row
+    coolings: Mapped[int] = mapped_column(server_default=text("0"))  # rests in a row, for the back-off
     probing_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()

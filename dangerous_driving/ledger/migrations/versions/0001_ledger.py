@@ -93,6 +93,7 @@ STATEMENTS = (
         state_reason TEXT DEFAULT '' NOT NULL,
         cooling_until TIMESTAMP WITH TIME ZONE,
         failures INTEGER DEFAULT 0 NOT NULL,
+        coolings INTEGER DEFAULT 0 NOT NULL,
         probing_until TIMESTAMP WITH TIME ZONE,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
