@@ -79,3 +79,16 @@ KEY_WAIT = Histogram(
     ["lane"],
     buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0),
 )
+
+# -- alerts and the realtime bridge
+
+ALERT_CHANGES = Counter("alerts_total", "Alerts that reached a state, by their level then", ["state", "risk_level"])
+ALERTS_RUNG = Counter("alerts_rung_total", "Alerts that asked for attention", ["risk_level"])
+ALERT_INPUTS_IGNORED = Counter(
+    "alert_inputs_ignored_total", "Results that alerts do not follow from: failure, other_run, no_place", ["reason"]
+)
+WEBSOCKET_CLIENTS = Gauge("websocket_clients", "Browsers and other clients connected to this bridge")
+WEBSOCKET_DROPPED = Counter(
+    "websocket_dropped_total", "Messages not sent to a client that was slow, by type (never alerts)", ["type"]
+)
+WEBSOCKET_TOO_SLOW = Counter("websocket_too_slow_total", "Clients disconnected because alerts waited for them")
