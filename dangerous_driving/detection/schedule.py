@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: 1 / golden ratio: its multiples modulo 1 lie evenly however many there are, so that cameras take turns
@@ -13,12 +13,16 @@ _TURN = 0.6180339887498949
 class _Place:
     interval: float
     due: float
+    served_at: float
+    lost: float = 0.0  # s of delay in all
 
 
 class Schedule:
-    """One frame per camera and interval, on a fixed grid per camera, whoever waits longest first.
+    """One frame per camera and interval.
 
-    Who cannot be served in time misses whole intervals: frames are skipped, they never queue up.
+    A camera that is served in time keeps its times, whatever the jitter. One that is served late is due again half an
+    interval later at the earliest: frames are skipped, they never queue up or come in bursts. The camera that was
+    served the most of its own intervals ago comes first, so that each misses the same share.
     """
 
     def __init__(self) -> None:
@@ -29,34 +33,45 @@ class Schedule:
         """Take a camera in. Returns when its first frame is due, within one interval."""
         due = now + interval * (self._added * _TURN % 1)
         self._added += 1
-        self._places[camera_id] = _Place(interval, due)
+        self._places[camera_id] = _Place(interval, due, served_at=due - interval)
         return due
 
-    def next_batch(self, now: float, ready_since: Mapping[str, float], limit: int) -> list[str]:
-        """Cameras whose next frame is due and there, the longest-waiting first, at most `limit`.
+    def next_batch(self, now: float, ready: Iterable[str], limit: int) -> list[str]:
+        """Cameras whose next frame is due, the latest in terms of their intervals first, at most `limit`.
 
         Args:
             now: time.
-            ready_since: of each camera that has a frame, since when.
+            ready: cameras that have a frame.
             limit: how many at most.
         """
-        waiting = [
-            (max(self._places[camera_id].due, since), camera_id)
-            for camera_id, since in ready_since.items()
-            if self._places[camera_id].due <= now
+        places = ((camera_id, self._places[camera_id]) for camera_id in ready)
+        # of those served together last time, the one that lost most so far: else their names would always decide
+        late = [
+            ((place.served_at - now) / place.interval, -place.lost / place.interval, camera_id)
+            for camera_id, place in places
+            if place.due <= now
         ]
-        return [camera_id for _, camera_id in sorted(waiting)[:limit]]
+        return [camera_id for *_, camera_id in sorted(late)[: max(0, limit)]]
 
     def served(self, camera_id: str, now: float, ready_since: float) -> tuple[float, int]:
         """A camera's frame is taken.
 
+        Args:
+            camera_id: the camera.
+            now: time.
+            ready_since: since when it had a frame.
+
         Returns:
-            When its next one is due, and how many intervals were missed although it had a frame.
+            When its next one is due, and how many further frames it has missed by then although it had any.
         """
         place = self._places[camera_id]
-        skipped = max(0, int((now - max(place.due, ready_since)) // place.interval))
-        place.due += place.interval * max(1, 1 + int((now - place.due) // place.interval))
-        return place.due, skipped
+        earliest = place.interval / 2
+        in_time = max(place.due + place.interval, ready_since + earliest)
+        place.due = max(place.due + place.interval, now + earliest)
+        place.served_at = now
+        skipped_before = int(place.lost / place.interval)
+        place.lost += max(0.0, place.due - in_time)
+        return place.due, int(place.lost / place.interval) - skipped_before
 
     def next_due(self, now: float) -> float | None:
         """The first time after `now` at which a camera becomes due."""
