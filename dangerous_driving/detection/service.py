@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -195,9 +196,8 @@ class DetectionService:
             camera.captured_at = frame.captured_at
             DETECTIONS.labels(camera_id=frame.camera_id).inc(len(scene.objects))
             camera.storing = True
-            writers.submit(self._deliver, frame, scene, seconds).add_done_callback(
-                lambda done, camera=camera: self._stored(camera, done)  # type: ignore[misc]
-            )
+            storing = writers.submit(self._deliver, frame, scene, seconds)
+            storing.add_done_callback(functools.partial(self._stored, camera))
         return bool(frames)
 
     def _take_due(self) -> list[Frame]:
