@@ -7,6 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+#: Vehicles that detectors take for one another.
+MOTOR_VEHICLES = frozenset({"car", "bus", "truck"})
+
+#: IoU from which two boxes of motor vehicles are one vehicle: non-maximum suppression works per class, so a van is at
+#: times a car and a truck. On the road pictures this was tried on, such doubles have 0.84 to 0.99 and real neighbours
+#: at most 0.46.
+DOUBLE_IOU = 0.75
+
 Boxes = NDArray[np.float64]
 """n x 4: x1, y1, x2, y2 in pixels of the frame."""
 
@@ -20,6 +28,27 @@ MIN_OBJECTS = 2
 def as_boxes(bboxes: Sequence[Sequence[float]]) -> Boxes:
     """Boxes as one array, n x 4 also when there are none."""
     return np.asarray(bboxes, dtype=np.float64).reshape(-1, 4)
+
+
+def without_doubles(boxes: Boxes, class_names: Sequence[str]) -> list[int]:
+    """Which objects are left when every motor vehicle counts once.
+
+    Args:
+        boxes: n x 4, px, in falling order of confidence.
+        class_names: of each.
+
+    Returns:
+        Rising indices; of boxes that are one vehicle the first.
+    """
+    vehicles = [index for index, name in enumerate(class_names) if name in MOTOR_VEHICLES]
+    shared = shared_areas(boxes[vehicles])
+    areas = np.diagonal(shared)
+    same = shared > DOUBLE_IOU * (np.add.outer(areas, areas) - shared)
+    dropped: set[int] = set()
+    for place, index in enumerate(vehicles):
+        if index not in dropped:
+            dropped.update(vehicles[other] for other in np.flatnonzero(same[place, place + 1 :]) + place + 1)
+    return [index for index in range(len(class_names)) if index not in dropped]
 
 
 def group_boxes(boxes: Boxes, frame_width: int, distance: float) -> list[NDArray[np.intp]]:
@@ -39,21 +68,35 @@ def group_boxes(boxes: Boxes, frame_width: int, distance: float) -> list[NDArray
     count = len(boxes)
     if count < MIN_OBJECTS:
         return []
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     reach = distance * frame_width / REFERENCE_WIDTH
-    near = np.square(centres[:, None] - centres[None]).sum(axis=2) <= reach * reach
+    near = squared_distances(boxes) <= reach * reach
     labels = np.arange(count)
+    # each box takes the lowest label around it, then that label's own label (pointer jumping), so that a chain of n
+    # boxes needs about log n rounds; the first round's lowest label is the first neighbour
+    lowest = near.argmax(axis=1)
     while True:
-        # each box takes the lowest label around it, then that label's own label (pointer jumping), so that a chain
-        # of n boxes needs about log n rounds
-        lowest = np.where(near, labels, count).min(axis=1)
         lowest = lowest[lowest]
         if np.array_equal(lowest, labels):
             break
         labels = lowest
+        lowest = np.where(near, labels, count).min(axis=1)
     order = np.argsort(labels, kind="stable")
     clusters = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return [cluster for cluster in clusters if len(cluster) >= MIN_OBJECTS]
+
+
+def shared_areas(boxes: Boxes) -> NDArray[np.float64]:
+    """Of all pairs' boxes: n x n, px²; the diagonal holds their own areas."""
+    x1, y1, x2, y2 = boxes.T
+    width = np.minimum.outer(x2, x2) - np.maximum.outer(x1, x1)
+    height = np.minimum.outer(y2, y2) - np.maximum.outer(y1, y1)
+    return np.asarray(np.maximum(width, 0) * np.maximum(height, 0))
+
+
+def squared_distances(boxes: Boxes) -> NDArray[np.float64]:
+    """Of all pairs' centres: n x n, px²."""
+    x, y = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 for axis in (0, 1))
+    return np.asarray(np.square(np.subtract.outer(x, x)) + np.square(np.subtract.outer(y, y)))
 
 
 def union_box(boxes: Boxes) -> tuple[float, float, float, float]:

@@ -39,7 +39,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from dangerous_driving.detection.grouping import Boxes, union_box
+from dangerous_driving.detection.grouping import Boxes, shared_areas, squared_distances, union_box
 
 GROWTH_WEIGHT = 0.5
 MIX_WEIGHT = 0.1
@@ -75,6 +75,8 @@ WEIGHTS = np.array(
     ]
 )
 
+_LOG_WEIGHTS = np.log2(WEIGHTS)
+
 #: Kinds that mix: persons, two-wheelers, cars, heavy vehicles.
 _MIXING = np.array([0, 1, 1, 2, 3])
 _MIXABLE = 4
@@ -109,8 +111,7 @@ def priority_of(group: RoadUsers, previous: RoadUsers | None = None) -> float:
     Returns:
         0 (look at it last) to 1 (first), by the formula above.
     """
-    rows, columns = np.triu_indices(len(group), k=1)
-    nearest = float((WEIGHTS[group.kinds[rows], group.kinds[columns]] * _closeness(group.boxes, rows, columns)).max())
+    nearest = _nearest(group)
     growth = 0.0
     if previous is not None:
         growth = max(
@@ -120,24 +121,25 @@ def priority_of(group: RoadUsers, previous: RoadUsers | None = None) -> float:
     return 1 - (1 - nearest) * (1 - GROWTH_WEIGHT * growth) * (1 - MIX_WEIGHT * mix)
 
 
-def _closeness(boxes: Boxes, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    sizes = np.hypot(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    apart = np.hypot(*(centres[rows] - centres[columns]).T)
+def _nearest(group: RoadUsers) -> float:
+    """Largest weighted closeness of a pair. The largest exponent is the largest power: only that one is raised."""
+    sizes = np.hypot(group.boxes[:, 2] - group.boxes[:, 0], group.boxes[:, 3] - group.boxes[:, 1])
     # boxes without extent are infinitely far apart in their own terms
-    relative = 2 * apart / np.maximum(sizes[rows] + sizes[columns], 1e-9)
-    return np.asarray(np.exp2(-np.square(np.minimum(relative, 1e3))))
+    scale = np.maximum(np.square(np.add.outer(sizes, sizes) / 2), 1e-9)
+    exponents = _LOG_WEIGHTS[group.kinds[:, None], group.kinds] - squared_distances(group.boxes) / scale
+    np.fill_diagonal(exponents, -np.inf)
+    return float(np.exp2(exponents.max()))
 
 
 def _overlap(boxes: Boxes) -> float:
     """Largest share of its smaller box that a pair has in common, 0 without a pair."""
     if len(boxes) < 2:  # noqa: PLR2004 - a pair
         return 0.0
-    rows, columns = np.triu_indices(len(boxes), k=1)
-    sides = np.minimum(boxes[rows, 2:], boxes[columns, 2:]) - np.maximum(boxes[rows, :2], boxes[columns, :2])
-    shared = np.clip(sides, 0, None).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return float((shared / np.maximum(np.minimum(areas[rows], areas[columns]), 1e-9)).max())
+    shared = shared_areas(boxes)
+    areas = np.maximum(np.diagonal(shared), 1e-9)
+    shares = shared / np.minimum.outer(areas, areas)
+    np.fill_diagonal(shares, 0.0)
+    return min(1.0, float(shares.max()))
 
 
 def _at_the_place_of(group: Boxes, others: Boxes) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dangerous_driving.camera.frame import Frame
 from dangerous_driving.contracts import DetectedObject, DetectionMetadata, DetectionResult, TrafficGroup, message_id_of
 from dangerous_driving.detection.engine import Detection
-from dangerous_driving.detection.grouping import as_boxes, group_boxes, union_box
+from dangerous_driving.detection.grouping import as_boxes, group_boxes, union_box, without_doubles
 from dangerous_driving.detection.priority import RoadUsers, priority_of
 from dangerous_driving.settings import DetectionSettings
 
@@ -45,16 +45,19 @@ def scene_of(
 ) -> Scene:
     """Number the objects, group them and rate the groups.
 
-    Objects keep the detections' order (the most confident first). Groups come riskiest first, then from top to bottom
+    A vehicle that was detected as two kinds is one object. Objects keep the detections' order (the most confident first). Groups come riskiest first, then from top to bottom
     and left to right, so that equal frames give equal results. Coordinates are cut to a tenth of a pixel, confidence
     and priority to four digits, before anything is derived from them: all follows from the message itself.
 
     Args:
-        detections: of the frame.
+        detections: of the frame, the most confident first.
         frame_width: px.
         settings: group distance.
         previous: `Scene.road_users` of the frame before of the same camera.
     """
+    kept = without_doubles(
+        as_boxes([detection.bbox for detection in detections]), [detection.class_name for detection in detections]
+    )
     objects = tuple(
         DetectedObject(
             object_id=number,
@@ -62,7 +65,7 @@ def scene_of(
             confidence=round(detection.confidence, 4),
             bbox=_rounded(detection.bbox),
         )
-        for number, detection in enumerate(detections, 1)
+        for number, detection in enumerate((detections[index] for index in kept), 1)
     )
     users = RoadUsers.of(as_boxes([thing.bbox for thing in objects]), [thing.class_name for thing in objects])
     groups = [

@@ -32,6 +32,19 @@ def test_a_group_has_its_objects_union_box_and_classes() -> None:
     assert [(each.object_id, each.class_name) for each in scene.objects] == [(1, "car"), (2, "person"), (3, "car")]
 
 
+def test_a_vehicle_detected_as_two_kinds_is_one_object_and_no_group() -> None:
+    van = [Detection("truck", 0.7, (100, 100, 300, 200)), Detection("car", 0.5, (102, 101, 301, 202))]
+    scene = scene_of(van, 1920, SETTINGS)
+    assert [(each.object_id, each.class_name) for each in scene.objects] == [(1, "truck")]
+    assert scene.groups == ()
+
+
+def test_a_person_in_front_of_a_vehicle_and_overlapping_vehicles_stay_two_objects() -> None:
+    hidden = [Detection("person", 0.7, (100, 100, 300, 200)), Detection("car", 0.5, (102, 101, 301, 202))]
+    queue = [Detection("car", 0.7, (100, 100, 300, 200)), Detection("truck", 0.5, (160, 100, 360, 200))]
+    assert [len(scene_of(each, 1920, SETTINGS).objects) for each in (hidden, queue)] == [2, 2]
+
+
 def test_the_riskiest_group_comes_first_then_from_top_left() -> None:
     calm_below, calm_above = [car(100, 900), car(190, 900)], [car(100, 100), car(190, 100)]
     risky = [car(1500, 950), person(1560, 950)]

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from dangerous_driving.camera.frame import Image
-from dangerous_driving.camera.source import Source
+from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.contracts import DetectionResult, message_id_of
 from dangerous_driving.detection.engine import Detection, Engine, open_engine
@@ -145,7 +145,7 @@ class Running:
         engine: Engine | None = None,
         store: DictStore | None = None,
         publish: Publish | None = None,
-        source_opener: Callable[[CameraSpec, CameraSettings], Source] | None = opener,
+        source_opener: OpenSource = opener,
     ) -> None:
         self.engine = engine or PairEngine()
         self.store = store or DictStore()
@@ -153,7 +153,6 @@ class Running:
         self.statuses: list[CameraStatus] = []
         self.stop = threading.Event()
         self.error: BaseException | None = None
-        options = {} if source_opener is None else {"source_opener": source_opener}
         self.service = DetectionService(
             camera_settings,
             settings,
@@ -162,7 +161,7 @@ class Running:
             publish or self.results.append,
             on_status=self.statuses.append,
             node="node-1",
-            **options,
+            source_opener=source_opener,
         )
         self.thread = threading.Thread(target=self._run)
 
@@ -391,7 +390,7 @@ def test_a_real_clip_gives_frames_with_groups(shared: Path, weights: str) -> Non
     )
     engine_settings = DetectionSettings(weights=shared / "models" / weights)
     engine = open_engine(engine_settings)
-    with Running(settings, settings=engine_settings, engine=engine, source_opener=None) as running:
+    with Running(settings, settings=engine_settings, engine=engine, source_opener=open_source) as running:
         wait_for(lambda: min(len(of(running, "1")), len(of(running, "2"))) >= 4)
     assert {(result.image_width, result.image_height) for result in running.results} == {(800, 600)}
     classes = {each.class_name for result in running.results for each in result.detected_objects}
