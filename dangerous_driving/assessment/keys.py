@@ -133,15 +133,6 @@ def open_pool(settings: KeysSettings, engine: Engine | None) -> KeyPool:
     return KeyPool({key.key_hash: key.secret for key in keys}, storage, observer=_Metrics())
 
 
-def show_usage(usages: Iterable[KeyUsage]) -> None:
-    """Set the gauges of the keys' states and use (call it with a pool's snapshot now and then)."""
-    for item in usages:
-        for state in STATES:
-            API_KEY_STATUS.labels(item.key_hash, state).set(float(item.status == state))
-        API_KEY_USED.labels(item.key_hash, "second").set(item.used_second)
-        API_KEY_USED.labels(item.key_hash, "minute").set(item.used_minute)
-
-
 class _Metrics:
     """What the pool tells, as metrics."""
 
@@ -150,6 +141,13 @@ class _Metrics:
 
     def ended(self, key_hash: str, status: str) -> None:
         LLM_CALLS.labels(key_hash, status).inc()
+
+    def stands(self, usages: Iterable[KeyUsage]) -> None:
+        for item in usages:
+            for state in STATES:
+                API_KEY_STATUS.labels(item.key_hash, state).set(float(item.status == state))
+            API_KEY_USED.labels(item.key_hash, "second").set(item.used_second)
+            API_KEY_USED.labels(item.key_hash, "minute").set(item.used_minute)
 
 
 def _problem(secret: str) -> str:

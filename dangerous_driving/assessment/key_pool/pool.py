@@ -26,7 +26,7 @@ from dangerous_driving.assessment.key_pool.core import (
     without_key,
 )
 from dangerous_driving.assessment.key_pool.storage import Exchange, Storage
-from dangerous_driving.errors import DangerousDrivingError, LedgerError, LlmError, NoKeyError
+from dangerous_driving.errors import LedgerError, LlmError, NoKeyError
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS = 1.0
 #: s after which a request whose outcome was never reported no longer counts as under way in `snapshot`.
 FORGET_SECONDS = 120.0
+#: s between two tellings of how the keys stand.
+SHOW_SECONDS = 1.0
 #: Outcomes that wait for a storage that is away; further ones are dropped.
 MAX_REPORTS = 10_000
 
@@ -57,6 +59,9 @@ class Observer(Protocol):
 
     def ended(self, key_hash: str, status: str) -> None:
         """A request on this key ended so: ``ok``, ``cancelled``, ``unsent`` or an error's code."""
+
+    def stands(self, usages: Sequence[KeyUsage]) -> None:
+        """How the keys stand, about once a second for as long as one of them is in use or out of it."""
 
 
 @dataclass(eq=False)
@@ -94,6 +99,7 @@ class KeyPool:
         self._under_way: dict[Reservation, float] = {}  # since when, the oldest first
         self._wake = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
+        self._showing: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def reserve(self, lane: str, exclude: Collection[str] = (), timeout: float | None = None) -> Reservation:  # noqa: ASYNC109  # it becomes an error that says why
@@ -189,6 +195,8 @@ class KeyPool:
         self._wake.set()
         if self._dispatcher is not None:
             await asyncio.wait([self._dispatcher])
+        if self._showing is not None:
+            self._showing.cancel()
         self._refuse(self._waiters(), NoKeyError("the key pool is closed"))
         try:
             if self._reports:
@@ -219,6 +227,8 @@ class KeyPool:
             return RETRY_SECONDS
         del self._reports[: len(reports)]
         self._serve(waiters, exchange)
+        if self._observer is not None and self._showing is None:
+            self._show(self._observer)
         waits = [wait for waiter, wait in zip(waiters, exchange.waits, strict=True) if not waiter.future.done()]
         return min((*waits, self._storage.patience)) if waits else inf
 
@@ -248,6 +258,13 @@ class KeyPool:
             elif isinf(wait):
                 waiter.future.set_exception(self._no_key(waiter.request, "no key is left to use"))
 
+    def _show(self, observer: Observer) -> None:
+        usages = self.snapshot()
+        observer.stands(usages)
+        still = any(item.used_minute or item.status != "available" for item in usages) and not self._closed
+        loop = asyncio.get_running_loop()
+        self._showing = loop.call_later(SHOW_SECONDS, self._show, observer) if still else None
+
     def _abandon(self, future: asyncio.Future[Reservation]) -> None:
         """Nobody waits for it any more; a key that it was given in the same moment goes back."""
         if not future.cancel() and not future.cancelled() and future.exception() is None:
@@ -264,11 +281,12 @@ class KeyPool:
             raise NoKeyError(f"the pool has no key {key_hash}; it has {', '.join(self._secrets)}")
 
     def _waiters(self) -> list[_Waiter]:
-        return [*self._urgent, *self._paced]
+        # one that was served stays in its queue until its task has run
+        return [waiter for waiter in (*self._urgent, *self._paced) if not waiter.future.done()]
 
     def _refuse(self, waiters: Iterable[_Waiter], error: BaseException) -> None:
         for waiter in waiters:
-            if not waiter.future.done():
+            if not waiter.future.done():  # it may have given up while the storage was asked
                 waiter.future.set_exception(error)
 
     def _ended(self, dispatcher: asyncio.Task[None]) -> None:
@@ -278,7 +296,7 @@ class KeyPool:
             log.error("key_pool_broke", exc_info=error)
             self._refuse(self._waiters(), error)
 
-    def _no_key(self, request: Request, problem: str) -> DangerousDrivingError:
+    def _no_key(self, request: Request, problem: str) -> NoKeyError:
         keys = without_key(self.snapshot(), request.exclude)
         remedy = "enable a disabled key, replace a rejected one, or add keys (keys.file)"
         return NoKeyError(f"{problem} for the lane {request.lane}: {keys}; {remedy}")

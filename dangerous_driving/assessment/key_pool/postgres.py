@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from dangerous_driving.assessment.key_pool.core import (
     Account,
@@ -70,7 +71,7 @@ _WRITE_HEALTH = text(
 )
 _RESERVE = text(
     "INSERT INTO key_reservation (key_hash, lane, reserved_at) "
-    "SELECT unnest(:keys), unnest(:lanes), to_timestamp(:at / 1000000.0)"
+    "SELECT unnest(CAST(:keys AS text[])), unnest(CAST(:lanes AS text[])), to_timestamp(:at / 1000000.0)"
 )
 _TAKE_BACK = text(
     "DELETE FROM key_reservation WHERE id = (SELECT id FROM key_reservation "
@@ -103,7 +104,7 @@ class PostgresStorage:
         self._seen = 0  # µs: no reservation up to here is unknown
         self._pruned_at = 0.0
         self._registered = False
-        self._now = 0.0
+        self._ahead = 0.0  # s that the database's clock is ahead of this process' own
         self._guard = threading.Lock()  # the accounts change in the exchange's thread and are shown in the loop's
         # of its own: asyncio's shared threads may all be busy with slow reads
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="key-pool")
@@ -124,7 +125,8 @@ class PostgresStorage:
     def snapshot(self) -> tuple[KeyUsage, ...]:
         """See :class:`Storage`."""
         with self._guard:
-            return tuple(usage(account, now=self._now, policy=self._policy) for account in self._accounts.values())
+            now = time.monotonic() + self._ahead
+            return tuple(usage(account, now=now, policy=self._policy) for account in self._accounts.values())
 
     async def close(self) -> None:
         """See :class:`Storage`."""
@@ -154,8 +156,8 @@ class PostgresStorage:
         with self._guard:
             for grant in unsent:
                 self._accounts[grant.key_hash].remove(grant.reserved_at)
+            self._ahead = now - time.monotonic()
         self._seen = max(self._seen, now_us)
-        self._now = now
         return Exchange(decision.grants, tuple(max(at - now, 0.0) for at in decision.free_at))
 
     def _refresh(self, connection: Connection) -> int:
@@ -261,10 +263,10 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        raise LedgerError(
-            f"the key pool's database did not answer ({(reason or ['?'])[0]}); check database.url"
-        ) from error
+        first_line = next(iter(str(getattr(error, "orig", None) or error).strip().splitlines()), type(error).__name__)
+        refused = isinstance(error, DBAPIError) and not isinstance(error, OperationalError | InterfaceError)
+        what = "refused a statement" if refused else "did not answer"
+        raise LedgerError(f"the key pool's database {what} ({first_line}); check database.url") from error
 
 
 def _health(row: Any) -> Health:

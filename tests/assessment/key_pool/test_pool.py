@@ -1,0 +1,484 @@
+"""The pool's behaviour, the same on both storages. Windows are scaled down: a "minute" of one second."""
+
+import ast
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, text
+
+from dangerous_driving.assessment.key_pool import (
+    Key,
+    KeyPool,
+    KeyUsage,
+    MemoryStorage,
+    Policy,
+    PostgresStorage,
+    Reservation,
+    Storage,
+    key_hash,
+    key_usage,
+)
+from dangerous_driving.assessment.key_pool.core import Grant, Report, Request
+from dangerous_driving.assessment.key_pool.storage import Exchange
+from dangerous_driving.errors import KeyRejectedError, LedgerError, LlmUnavailableError, NoKeyError, RateLimitedError
+from dangerous_driving.settings import DatabaseSettings
+
+POLICY = Policy(window_margin=0.01, second=0.2, minute=1.0, cooling_initial=0.05, probe_timeout=5.0)
+QPS, RPM = 5, 15
+
+OpenPool = Callable[..., KeyPool]
+
+
+def names(count: int) -> list[str]:
+    return [key_hash(f"sk-{number}") for number in range(count)]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+async def open_pool(request: pytest.FixtureRequest) -> AsyncIterator[OpenPool]:
+    pools: list[KeyPool] = []
+
+    def make(
+        count: int = 1,
+        policy: Policy = POLICY,
+        qps: int = QPS,
+        rpm: int = RPM,
+        wrap: Callable[[Storage], Storage] = lambda storage: storage,
+    ) -> KeyPool:
+        keys = [Key(name, qps, rpm) for name in names(count)]
+        storage: Storage
+        if request.param == "memory":
+            storage = MemoryStorage(keys, policy)
+        else:
+            storage = PostgresStorage(request.getfixturevalue("ledger"), keys, policy)
+        pool = KeyPool({name: SecretStr(f"sk-{number}") for number, name in enumerate(names(count))}, wrap(storage))
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        await pool.close()
+
+
+def exceeded(times: Sequence[float], limit: int, length: float) -> list[tuple[float, float]]:
+    ordered = sorted(times)
+    return [(a, b) for a, b in zip(ordered, ordered[limit:], strict=False) if b - a < length - 1e-6]
+
+
+def assert_within_limits(reservations: Collection[tuple[str, float]], policy: Policy = POLICY) -> None:
+    for name in {name for name, _ in reservations}:
+        times = [at for key, at in reservations if key == name]
+        assert not exceeded(times, QPS, policy.second)
+        assert not exceeded(times, RPM, policy.minute)
+
+
+def grants(reservations: Collection[Reservation]) -> list[tuple[str, float]]:
+    return [(item.key_hash, item.grant.reserved_at) for item in reservations]
+
+
+async def reserve_many(pool: KeyPool, count: int, lane: str = "realtime") -> list[Reservation]:
+    return list(await asyncio.gather(*(pool.reserve(lane, timeout=60) for _ in range(count))))
+
+
+async def test_a_backlog_is_served_within_the_limits(open_pool: OpenPool) -> None:
+    pool = open_pool(count=3)
+    reservations = await reserve_many(pool, 3 * RPM * 2 + 3)
+    assert_within_limits(grants(reservations))
+    assert max(Counter(name for name, _ in grants(reservations)).values()) == 2 * RPM + 1
+
+
+async def test_calls_on_one_key_run_concurrently(open_pool: OpenPool) -> None:
+    reservations = await reserve_many(open_pool(), QPS)  # none of them has been reported
+    assert {item.secret.get_secret_value() for item in reservations} == {"sk-0"}
+
+
+async def test_realtime_comes_first_whoever_waited_longer(open_pool: OpenPool) -> None:
+    pool = open_pool()
+    await reserve_many(pool, QPS)
+    order: list[str] = []
+
+    async def wait_for(lane: str) -> None:
+        await pool.reserve(lane)
+        order.append(lane)
+
+    waits = [asyncio.create_task(wait_for(lane)) for lane in ("window", "evaluation", "realtime", "realtime")]
+    await asyncio.wait(waits)
+    assert sorted(order[:2]) == ["realtime", "realtime"]
+    assert sorted(order[2:]) == ["evaluation", "window"]
+
+
+async def test_excluded_keys_are_not_used(open_pool: OpenPool) -> None:
+    pool = open_pool(count=2)
+    first, second = names(2)
+    assert {(await pool.reserve("realtime", exclude={first})).key_hash for _ in range(3)} == {second}
+    with pytest.raises(NoKeyError, match="tried already"):
+        await pool.reserve("realtime", exclude={first, second})
+
+
+async def test_no_key_in_time_says_how_the_keys_stand_and_loses_no_slot(open_pool: OpenPool) -> None:
+    pool = open_pool(policy=replace(POLICY, minute=60.0), qps=RPM)
+    await reserve_many(pool, RPM)
+    with pytest.raises(NoKeyError) as caught:
+        await pool.reserve("realtime", timeout=0.05)
+    assert f"{names(1)[0]} in_use ({RPM} of {RPM} a minute used)" in str(caught.value)
+    assert "keys.file" in str(caught.value)
+    assert pool.waiting == 0
+
+
+async def test_a_rejected_key_is_never_used_again_until_a_person_enables_it(open_pool: OpenPool) -> None:
+    pool = open_pool(count=2)
+    reservation = await pool.reserve("realtime")
+    await pool.report(reservation, KeyRejectedError("no", http_status=401))
+    others = await reserve_many(pool, 2 * QPS)
+    assert reservation.key_hash not in {item.key_hash for item in others}
+    await pool.report(others[0], KeyRejectedError("no", http_status=403))
+    with pytest.raises(NoKeyError, match="disabled: rejected by the endpoint"):  # at once, though no time-out is given
+        await pool.reserve("realtime")
+    await pool.enable(reservation.key_hash)
+    assert (await pool.reserve("realtime")).key_hash == reservation.key_hash
+
+
+async def test_a_person_can_disable_a_key_while_others_wait(open_pool: OpenPool) -> None:
+    pool = open_pool(count=2)
+    first, second = names(2)
+    await pool.disable(first, "taken out for a test")
+    assert {item.key_hash for item in await reserve_many(pool, QPS)} == {second}
+    assert [(item.status, item.reason) for item in pool.snapshot() if item.key_hash == first] == [
+        ("disabled", "taken out for a test")
+    ]
+    with pytest.raises(NoKeyError, match="has no key"):
+        await pool.enable("key_hash_unknown")
+
+
+async def test_a_429_rests_the_key_for_as_long_as_the_endpoint_says(open_pool: OpenPool) -> None:
+    pool = open_pool()
+    first = await pool.reserve("realtime")
+    await pool.report(first, RateLimitedError("429", http_status=429, retry_after=0.4))
+    second = await pool.reserve("realtime")
+    assert second.grant.reserved_at >= first.grant.reserved_at + 0.4
+
+
+async def test_failures_in_a_row_are_followed_by_one_probe(open_pool: OpenPool) -> None:
+    pool = open_pool(qps=50, rpm=100)
+    reservations = await reserve_many(pool, POLICY.breaker_failures)
+    for item in reservations:
+        await pool.report(item, LlmUnavailableError("503", http_status=503))
+    probe, *others = [asyncio.create_task(pool.reserve("window")) for _ in range(3)]
+    assert (await probe).probe
+    await pool.report(await probe, "ok")
+    assert [(await other).probe for other in others] == [False, False]
+
+
+async def test_what_is_not_sent_or_given_up_is_not_lost(open_pool: OpenPool) -> None:
+    pool = open_pool(policy=replace(POLICY, minute=600.0), qps=RPM, rpm=RPM)
+    reservations = await reserve_many(pool, RPM)
+    for item in reservations[:5]:
+        await pool.report(item, "unsent")
+    waits = [asyncio.create_task(pool.reserve("realtime")) for _ in range(5)]
+    await asyncio.sleep(0)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    # the five slots are there again, and no sixth
+    await asyncio.wait_for(reserve_many(pool, 5), timeout=10)
+    with pytest.raises(NoKeyError):
+        await pool.reserve("realtime", timeout=0.2)
+
+
+async def test_the_snapshot_shows_each_key(open_pool: OpenPool) -> None:
+    pool = open_pool(count=2, policy=replace(POLICY, minute=60.0))
+    done, _open = [await pool.reserve("realtime", exclude={name}) for name in names(2)]
+    await pool.report(done)
+    by_name = {item.key_hash: item for item in pool.snapshot()}
+    assert list(by_name) == names(2)
+    assert [(item.used_minute, item.rpm_limit, item.in_flight, item.status) for item in by_name.values()] == [
+        (1, RPM, 1, "in_use"),
+        (1, RPM, 0, "available"),
+    ]
+
+
+async def test_secrets_are_not_shown(open_pool: OpenPool) -> None:
+    pool = open_pool()
+    reservation = await pool.reserve("realtime")
+    assert "sk-0" not in f"{reservation!r} {reservation} {pool.snapshot()!r} {vars(pool)!r}"
+    assert reservation.secret.get_secret_value() == "sk-0"
+
+
+async def test_closing_ends_the_waits(open_pool: OpenPool) -> None:
+    pool = open_pool(policy=replace(POLICY, minute=600.0), qps=RPM)
+    await reserve_many(pool, RPM)
+    wait = asyncio.create_task(pool.reserve("realtime"))
+    await asyncio.sleep(0)
+    assert pool.waiting == 1
+    await pool.close()
+    with pytest.raises(NoKeyError, match="closed"):
+        await wait
+    with pytest.raises(NoKeyError, match="closed"):
+        await pool.reserve("realtime")
+
+
+class Watched:
+    """A storage that counts its exchanges and fails when told to."""
+
+    def __init__(self, inner: Storage) -> None:
+        self._inner = inner
+        self.pause, self.patience = inner.pause, inner.patience
+        self.sizes: list[int] = []
+        self.away = False
+        self.broken = False
+
+    async def exchange(self, reports: Sequence[Report], requests: Sequence[Request]) -> Exchange:
+        self.sizes.append(len(requests))
+        if self.away:
+            raise LedgerError("away")
+        if self.broken:
+            raise RuntimeError("a defect")
+        return await self._inner.exchange(reports, requests)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+async def test_all_who_wait_are_served_by_one_exchange_and_waiting_costs_none(open_pool: OpenPool) -> None:
+    watched: list[Watched] = []
+
+    def watch(storage: Storage) -> Storage:
+        watched.append(Watched(storage))
+        return watched[0]
+
+    pool = open_pool(count=2, wrap=watch)
+    await reserve_many(pool, 2 * QPS)
+    assert watched[0].sizes == [2 * QPS]
+    await reserve_many(pool, 2 * QPS)  # these have to wait for the short window
+    assert len(watched[0].sizes) <= 6
+
+
+async def test_a_storage_that_is_away_is_the_callers_business_and_outcomes_are_kept(open_pool: OpenPool) -> None:
+    watched: list[Watched] = []
+
+    def watch(storage: Storage) -> Storage:
+        watched.append(Watched(storage))
+        return watched[0]
+
+    pool = open_pool(count=2, wrap=watch)
+    reservation = await pool.reserve("realtime")
+    watched[0].away = True
+    await pool.report(reservation, KeyRejectedError("no", http_status=401))
+    with pytest.raises(LedgerError):
+        await pool.reserve("realtime")
+    watched[0].away = False
+    assert reservation.key_hash not in {item.key_hash for item in await reserve_many(pool, QPS)}
+
+
+async def test_a_defect_in_the_storage_leaves_nobody_waiting(open_pool: OpenPool) -> None:
+    watched: list[Watched] = []
+
+    def watch(storage: Storage) -> Storage:
+        watched.append(Watched(storage))
+        return watched[0]
+
+    pool = open_pool(wrap=watch)
+    watched_storage = watched[0]
+    watched_storage.broken = True
+    with pytest.raises(RuntimeError, match="a defect"):
+        await pool.reserve("realtime")
+    watched_storage.broken = False
+    await pool.reserve("realtime")
+
+
+class Notes:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.lanes: list[str] = []
+        self.ends: list[tuple[str, str]] = []
+        self.shown: list[Sequence[KeyUsage]] = []
+
+    def waited(self, lane: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.lanes.append(lane)
+
+    def ended(self, key_hash: str, status: str) -> None:
+        self.ends.append((key_hash, status))
+
+    def stands(self, usages: Sequence[KeyUsage]) -> None:
+        self.shown.append(usages)
+
+
+async def test_an_observer_is_told() -> None:
+    notes = Notes()
+    (name,) = names(1)
+    pool = KeyPool({name: SecretStr("sk-0")}, MemoryStorage([Key(name, QPS, RPM)], POLICY), observer=notes)
+    await pool.report(await pool.reserve("window"))
+    await pool.report(await pool.reserve("realtime"), RateLimitedError("429", http_status=429))
+    assert notes.lanes == ["window", "realtime"]
+    assert notes.ends == [(name, "ok"), (name, "rate_limited")]
+    assert notes.shown[0][0].key_hash == name
+    await pool.close()
+
+
+def test_the_library_imports_nothing_of_the_platform_but_its_errors() -> None:
+    spec = find_spec("dangerous_driving.assessment.key_pool")
+    assert spec is not None
+    assert spec.origin is not None
+    own = "dangerous_driving.assessment.key_pool"
+    for file in Path(spec.origin).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                if module.startswith("dangerous_driving"):
+                    assert module == "dangerous_driving.errors" or module.startswith(own), f"{file.name}: {module}"
+
+
+# -- Postgres alone
+
+
+def storage(engine: Engine, count: int = 1, policy: Policy = POLICY) -> PostgresStorage:
+    return PostgresStorage(engine, [Key(name, QPS, RPM) for name in names(count)], policy)
+
+
+PROCESS = """
+import asyncio, json, sys
+from pydantic import SecretStr
+from dangerous_driving.assessment.key_pool import Key, KeyPool, Policy, PostgresStorage, key_hash
+from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.settings import DatabaseSettings
+
+async def main(url, keys, qps, rpm, calls, policy):
+    hashes = {key_hash(f"sk-{n}"): SecretStr(f"sk-{n}") for n in range(keys)}
+    engine = open_engine(DatabaseSettings(url=SecretStr(url)))
+    storage = PostgresStorage(engine, [Key(name, qps, rpm) for name in hashes], Policy(**policy))
+    pool = KeyPool(hashes, storage)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    reservations = await asyncio.gather(*(pool.reserve("realtime", timeout=60) for _ in range(calls)))
+    print(json.dumps([(r.key_hash, r.grant.reserved_at) for r in reservations]), flush=True)
+    await pool.close()
+    engine.dispose()
+
+asyncio.run(main(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("ledger")
+def test_processes_on_one_database_never_exceed_the_limits_together(database: DatabaseSettings) -> None:
+    arguments = {
+        "url": database.url.get_secret_value(),
+        "keys": 2,
+        "qps": QPS,
+        "rpm": RPM,
+        "calls": RPM * 2 + 2,
+        "policy": {"window_margin": POLICY.window_margin, "second": POLICY.second, "minute": POLICY.minute},
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, json.dumps(arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    reservations: list[tuple[str, float]] = []
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        outputs = [process.communicate("go\n", timeout=60)[0] for process in start_together(processes)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for output in outputs:
+        reservations += [(name, at) for name, at in json.loads(output)]
+    assert len(reservations) == 2 * (RPM * 2 + 2)
+    assert_within_limits(reservations)
+    first, last = min(at for _, at in reservations), max(at for _, at in reservations)
+    # 64 requests on 2 keys of 15 "a minute": the last four cannot come before two "minutes", and need not come much later
+    assert 2 * POLICY.minute <= last - first
+
+
+def start_together(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
+
+
+@pytest.mark.integration
+async def test_a_restarted_process_knows_what_was_used_and_disabled(ledger: Engine) -> None:
+    before = storage(ledger, 2, replace(POLICY, minute=60.0, second=60.0))
+    granted = (await before.exchange((), [Request("realtime")] * 10)).grants
+    (kept,) = {grant.key_hash for grant in granted if grant} - {names(2)[0]}
+    await before.set_enabled(names(2)[0], enabled=False, reason="test")
+    await before.close()
+    after = storage(ledger, 2, replace(POLICY, minute=60.0, second=60.0))
+    assert (await after.exchange((), [Request("realtime")])).grants == (None,)
+    assert [(item.key_hash, item.status, item.used_minute) for item in after.snapshot()] == [
+        (names(2)[0], "disabled", 5),
+        (kept, "available", 5),
+    ]
+    assert {item.key_hash: item.used_minute for item in key_usage(ledger, POLICY)}.keys() == set(names(2))
+    await after.close()
+
+
+@pytest.mark.integration
+async def test_a_database_clock_that_was_set_back_blocks_nobody_for_longer_than_a_window(ledger: Engine) -> None:
+    first = storage(ledger)
+    await first.exchange((), [Request("realtime")] * 3)
+    with ledger.begin() as connection:  # as if the clock had been an hour ahead until now
+        connection.execute(text("UPDATE key_reservation SET reserved_at = reserved_at + interval '1 hour'"))
+    second = storage(ledger)
+    exchange = await second.exchange((), [Request("realtime")] * QPS)
+    assert [grant is not None for grant in exchange.grants] == [True, True, False, False, False]
+    assert max(exchange.waits) <= POLICY.minute + POLICY.window_margin
+    for item in (first, second):
+        await item.close()
+
+
+@pytest.mark.integration
+async def test_old_reservations_are_removed(ledger: Engine) -> None:
+    pool_storage = storage(ledger)
+    await pool_storage.exchange((), [Request("realtime")])
+    with ledger.begin() as connection:
+        connection.execute(text("UPDATE key_reservation SET reserved_at = reserved_at - interval '1 hour'"))
+    other = storage(ledger)
+    await other.exchange((), [Request("realtime")])
+    with ledger.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM key_reservation")) == 1
+    for item in (pool_storage, other):
+        await item.close()
+
+
+async def test_a_database_that_does_not_answer_is_a_ledger_error() -> None:
+    engine = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1})
+    unreachable = storage(engine)
+    with pytest.raises(LedgerError, match=r"database\.url"):
+        await unreachable.exchange((), [Request("realtime")])
+    await unreachable.close()
+    engine.dispose()
+
+
+@pytest.mark.integration
+async def test_a_hanging_holder_of_the_lock_is_a_ledger_error(ledger: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dangerous_driving.assessment.key_pool.postgres.LOCK_TIMEOUT_MS", 200)
+    pool_storage = storage(ledger)
+    await pool_storage.exchange((), [Request("realtime")])
+    with ledger.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(7261002)"))
+        with pytest.raises(LedgerError, match="lock"):
+            await pool_storage.exchange((), [Request("realtime")])
+    (grant,) = (await pool_storage.exchange((), [Request("realtime")])).grants
+    assert isinstance(grant, Grant)
+    await pool_storage.close()
