@@ -11,7 +11,6 @@ from typing import Self
 import cv2
 import numpy as np
 import pytest
-from dangerous_driving.objects.keys import detection_key, frame_key, group_key
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
@@ -29,6 +28,7 @@ from dangerous_driving.errors import (
     ObjectStoreError,
     SourceError,
 )
+from dangerous_driving.objects.keys import detection_key, frame_key, group_key
 from dangerous_driving.settings import CameraSettings, CameraSpec, DetectionSettings
 
 PATIENCE = 30.0  # s until a condition counts as never met
