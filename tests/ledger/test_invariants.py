@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from dangerous_driving.contracts import AlertBasis, AlertState, DetectionResult, RiskLevel, alert_id_of
-from dangerous_driving.ledger import claims, frames, invariants, windows
+from dangerous_driving.alerts.inputs import sightings_of_result
+from dangerous_driving.alerts.lifecycle import Lifecycle
+from dangerous_driving.assessment.results import final_result
+from dangerous_driving.contracts import DetectionResult
+from dangerous_driving.ledger import alerts, claims, frames, invariants, windows
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome, complete, fail, finish_call, start_call
 from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.invariants import Verification
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.objects import FolderStore
+from dangerous_driving.settings import AlertsSettings
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
 from dangerous_driving.tasks.reimport import reimport
@@ -92,21 +96,10 @@ def filled(ledger: Engine, store: FolderStore) -> Engine:
 
 
 def add_alert(ledger: Engine, claim: Claim) -> None:
-    task = claim.task
-    alert_id = alert_id_of(task.task_id)
-    common = {"alert_id": alert_id, "camera_id": task.camera_id}
-    insert(
-        ledger, "alert", **common, version=2, published_version=2, state=AlertState.OPEN.value,
-        basis=AlertBasis.FINAL.value, risk_level=RiskLevel.HIGH.value, peak_level=RiskLevel.HIGH.value,
-        risk_types=["tailgating"], description="", group_bbox="[0, 0, 1, 1]", opened_at=task.timestamp,
-        last_seen_at=task.timestamp, updated_at=NOW, first_task_id=task.task_id, last_task_id=task.task_id,
-        last_request_id=task.request_id,
-    )  # fmt: skip
-    for version, kind in ((1, "provisional"), (2, "final")):
-        insert(
-            ledger, "alert_event", **common, version=version, input_id=f"{task.task_id}:{kind}", kind=kind,
-            task_id=task.task_id, captured_at=task.timestamp, at=NOW, input="{}", alert="{}",
-        )  # fmt: skip
+    """As the alerts service does; the same answer again changes nothing."""
+    sightings = sightings_of_result(final_result(answer(claim, "any")), at=NOW)
+    changes = alerts.advance(ledger, Lifecycle(AlertsSettings()), [*sightings, *sightings])
+    assert [change.after.alert.version for change in changes] == [1]
 
 
 def verify(ledger: Engine, store: FolderStore, *, until: datetime = NOW) -> Verification:
