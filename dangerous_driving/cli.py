@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 simulate = typer.Typer(
-    help="Simulated parts for development, tests and the demo (they always say that they are simulated)."
+    help="Simulated parts, labelled as such everywhere."
 )
 database = typer.Typer(help="The ledger's schema.")
 topics = typer.Typer(help="Kafka topics and consumer lag.")
@@ -59,7 +59,7 @@ def _settings(path: Path | None) -> Settings:
 
 @app.command()
 def detect(config: ConfigOption = None, leash: LeashOption = False) -> None:
-    """Read cameras, find and group road users, publish detection results."""
+    """Read cameras, find and group road users, publish them."""
     from dangerous_driving import services
 
     services.detect(_settings(config), leash=leash)
@@ -67,7 +67,7 @@ def detect(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 @app.command()
 def tasks(config: ConfigOption = None, leash: LeashOption = False) -> None:
-    """Turn detection results into assessment tasks, in the ledger and on the topic."""
+    """Turn detection results into assessment tasks."""
     from dangerous_driving import services
 
     services.tasks(_settings(config), leash=leash)
@@ -75,7 +75,7 @@ def tasks(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 @app.command()
 def assess(config: ConfigOption = None, leash: LeashOption = False) -> None:
-    """Run the realtime lane: claim tasks, ask the vision LLM, keep and publish the answers."""
+    """Run the realtime lane: ask the vision LLM about tasks."""
     from dangerous_driving import services
 
     services.assess(_settings(config), leash=leash)
@@ -83,7 +83,7 @@ def assess(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 @app.command()
 def alerts(config: ConfigOption = None, leash: LeashOption = False) -> None:
-    """Open, continue and close alerts from results and geometry."""
+    """Open, continue and close alerts from results."""
     from dangerous_driving import services
 
     services.alerts(_settings(config), leash=leash)
@@ -91,7 +91,7 @@ def alerts(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 @app.command()
 def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
-    """Serve the operator page, the WebSocket and the REST interface."""
+    """Serve the operator page, WebSocket and REST."""
     from dangerous_driving import services
 
     services.realtime(_settings(config), leash=leash)
@@ -103,7 +103,7 @@ def broker(
     config: ConfigOption = None,
     leash: LeashOption = False,
 ) -> None:
-    """Run the embedded in-memory Kafka (it forgets all when it stops)."""
+    """Run the embedded in-memory Kafka, which forgets at its end."""
     from dangerous_driving import services
 
     services.broker(_settings(config), address_file, leash=leash)
@@ -161,8 +161,8 @@ def topics_lag(config: ConfigOption = None) -> None:
             settings.kafka, group_name(settings, service)
         ).items():
             per_topic[str(topic)] = per_topic.get(str(topic), 0) + lag
-        for topic, lag in sorted(per_topic.items()):
-            table.add_row(group_name(settings, service), topic, str(lag))
+        for name, behind in sorted(per_topic.items()):
+            table.add_row(group_name(settings, service), name, str(behind))
     out.print(table)
 
 
@@ -177,7 +177,7 @@ def config_check(config: ConfigOption = None) -> None:
 
 @app.command()
 def doctor(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
-    """Check database, broker, object store, endpoint and keys; say what is wrong and the remedy."""
+    """Check every outside part: what is wrong, and the remedy."""
     from dangerous_driving.demo.data_folder import opened_settings
     from dangerous_driving.doctor import examine
 
@@ -201,7 +201,10 @@ def verify(
     ] = 30,
     show: Annotated[int, typer.Option(help="Violations printed at most.")] = 50,
 ) -> None:
-    """Check the ledger's invariants: counts by state, and each violation by id; exit code 1 if there is one."""
+    """Check the ledger's invariants; name each violation.
+
+    Prints the counts by state, and each violation by id. The exit code is 1 if there is one.
+    """
     from dangerous_driving.assessment.keys import configured_hashes
     from dangerous_driving.demo.data_folder import opened_settings
     from dangerous_driving.ledger import invariants
@@ -248,7 +251,10 @@ def reimport(
     camera: Annotated[list[str] | None, typer.Option(help="Only this camera (repeat for more).")] = None,
     since: Annotated[datetime | None, typer.Option(help="Only what was captured since this day (UTC).")] = None,
 ) -> None:
-    """Write detection results that the object store has and the ledger lacks; the window lane assesses them."""
+    """Import stored detection results that the ledger lacks.
+
+    They come from the object store; the window lane assesses them.
+    """
     from dangerous_driving.demo.data_folder import opened_settings
     from dangerous_driving.ledger.database import open_engine
     from dangerous_driving.objects import open_store
@@ -306,7 +312,10 @@ def demo(
     dagster: Annotated[bool, typer.Option("--dagster/--no-dagster", help="With Dagster's page and daemon.")] = True,
     config: ConfigOption = None,
 ) -> None:
-    """Run everything on this machine, on the embedded default: broker, database, LLM, all services, Dagster."""
+    """Run everything on this machine, nothing else needed.
+
+    Broker, database, a simulated LLM (or your endpoint), all services and Dagster, on the embedded default.
+    """
     from dangerous_driving.demo import plan, supervisor
 
     settings = _settings(config)

@@ -105,10 +105,10 @@ def endpoint_and_keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("endpoint", False, f"{address}: {unreachable}; check llm.base_url and the network")
     else:
         yield Finding("endpoint", True, address + (" (SIMULATED)" if settings.llm.simulated else ""))
-    for key, error in zip(keys, results, strict=True):
-        if isinstance(error, KeyRejectedError):
-            yield Finding(f"key {key.key_hash}", False, f"{error}; replace or remove it (keys.file)")
-        elif error is None:
+    for key, problem in zip(keys, results, strict=True):
+        if isinstance(problem, KeyRejectedError):
+            yield Finding(f"key {key.key_hash}", False, f"{problem}; replace or remove it (keys.file)")
+        elif problem is None:
             yield Finding(f"key {key.key_hash}", True, "accepted")
 
 

@@ -33,7 +33,7 @@ def detection_result(
     found: list[TrafficGroup] = []
     for index in range(groups):
         left, top = draw.randrange(0, WIDTH - 400), draw.randrange(0, HEIGHT - 300)
-        members = []
+        members: list[DetectedObject] = []
         for _ in range(objects_per_group):
             x, y = left + draw.randrange(0, 200), top + draw.randrange(0, 120)
             members.append(

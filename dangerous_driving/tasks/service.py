@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Engine
@@ -44,10 +44,10 @@ class Sender(Protocol):
 class Receiver(Protocol):
     """What this service needs of a consumer."""
 
-    def poll(self, timeout: float, max_records: int) -> Sequence[Received]:
+    def poll(self, timeout: float, max_records: int) -> Sequence[Received[Any]]:
         """The next messages."""
 
-    def commit(self) -> None:
+    def commit(self) -> bool:
         """Commit what was handed out."""
 
 

@@ -52,8 +52,9 @@ class FakeBroker:
             for offset, message in enumerate(self._batches.popleft())
         ]
 
-    def commit(self) -> None:
+    def commit(self) -> bool:
         self.commits_at.append(len(self.sent))
+        return True
 
     def send(self, topic: Topic, message: Message, key: str) -> FakeDelivery:
         self.sent.append((topic, message, key))
