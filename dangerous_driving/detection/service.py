@@ -16,6 +16,7 @@ import structlog
 
 from dangerous_driving.camera.frame import Frame
 from dangerous_driving.camera.reader import CameraReader, utc_now
+from dangerous_driving.camera.relay import StatusRelay
 from dangerous_driving.camera.source import OpenSource, open_source
 from dangerous_driving.camera.status import CameraStatus
 from dangerous_driving.contracts import DetectionMetadata, DetectionResult, message_id_of
@@ -64,6 +65,7 @@ MAX_INFERENCE_FAILURES = 20
 #: s; how long the loop sleeps at most, and so how late it notices a stop or a silent camera.
 TICK = 0.2
 READER_TIMEOUT = 2.0  # s for all readers to end
+STATUS_TIMEOUT = 2.0  # s for the last states to be told
 
 #: Weight of the latest inference in the running mean of seconds per frame.
 SMOOTHING = 0.2
@@ -104,7 +106,7 @@ class DetectionService:
         engine: finds road users.
         store: for pictures and results.
         publish: sends a result (topic ``detection-results``, keyed by camera).
-        on_status: told of each camera's changes of state.
+        on_status: told of each camera's changes of state, from a thread of its own; it may take its time.
         node: this machine's name in results.
         source_opener: opens a camera's source.
         clock: monotonic seconds.
@@ -135,12 +137,13 @@ class DetectionService:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._schedule = Schedule()
+        self._statuses = StatusRelay(on_status)
         self._cameras: dict[str, _Camera] = {}
         for spec in cameras.cameras:
             reader = CameraReader(
                 spec,
                 cameras,
-                on_status=on_status,
+                on_status=self._statuses.tell,
                 on_frame=self._wake.set,
                 source_opener=source_opener,
                 clock=clock,
@@ -161,6 +164,7 @@ class DetectionService:
         Raises:
             InferenceError: the engine fails on every picture.
         """
+        self._statuses.start()
         for camera in self._cameras.values():
             camera.reader.start()
         log.info("detection_started", cameras=len(self._cameras), model=self._engine.model_name)
@@ -181,8 +185,9 @@ class DetectionService:
 
     def _step(self, writers: ThreadPoolExecutor) -> bool:
         """Detect what is due. Returns whether there was anything."""
-        if self._unexpected is not None:
-            raise self._unexpected
+        unexpected = self._unexpected or self._statuses.error
+        if unexpected is not None:
+            raise unexpected
         for camera in self._cameras.values():
             camera.reader.check()
         frames = self._take_due()
@@ -363,6 +368,7 @@ class DetectionService:
         for camera_id, camera in self._cameras.items():
             if not camera.reader.join(max(0.0, deadline - time.monotonic())):
                 log.warning("reader_still_reading", camera_id=camera_id)
+        self._statuses.close(STATUS_TIMEOUT)
 
     def _flush(self) -> None:
         with self._deliveries:
