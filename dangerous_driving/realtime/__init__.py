@@ -1,1 +1,1 @@
-"""The realtime bridge: WebSocket, REST and the operator page."""
+"""The bridge to the browser: WebSocket, REST and the operator's page."""

@@ -1,0 +1,213 @@
+"""The realtime bridge as a service: the web server, the reader of the topics, and the cameras' statuses.
+
+Acknowledgement: none. Every bridge sees all messages that are sent while it runs (a broadcast consumer) and gets from the
+ledger the alerts that were sent while it did not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable, Generator
+from datetime import datetime
+from typing import Any
+
+import structlog
+import uvicorn
+from sqlalchemy import Engine
+
+from dangerous_driving.alerts.lifecycle import Lifecycle
+from dangerous_driving.alerts.service import AlertPublisher, Sender
+from dangerous_driving.contracts import Alert, DetectionResult, RiskAssessmentResult
+from dangerous_driving.errors import ConfigError, LedgerError
+from dangerous_driving.ledger import overview
+from dangerous_driving.ledger.alerts import changed_since
+from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic
+from dangerous_driving.objects import ObjectStore
+from dangerous_driving.realtime.app import create_app
+from dangerous_driving.realtime.envelopes import MAX_CLIENT_MESSAGE
+from dangerous_driving.realtime.feedback import FeedbackDesk
+from dangerous_driving.realtime.hub import Hub
+from dangerous_driving.realtime.reader import Receiver, TopicReader
+from dangerous_driving.realtime.rest import camera_status
+from dangerous_driving.realtime.socket import RESUME_LIMIT, RESUME_OVERLAP
+from dangerous_driving.settings import RealtimeSettings, Settings
+
+log = structlog.get_logger(__name__)
+
+#: s between two looks at the cameras' statuses
+STATUS_SECONDS = 2.0
+#: s that requests under way get at the end
+SHUTDOWN_SECONDS = 5
+
+
+def run(
+    settings: Settings,
+    engine: Engine,
+    store: ObjectStore,
+    producer: Producer,
+    stop: threading.Event,
+    *,
+    ready: Callable[[int], None] = lambda _port: None,
+) -> None:
+    """Serve until `stop`.
+
+    Args:
+        settings: the whole tree.
+        engine: of the ledger.
+        store: where pictures lie.
+        producer: verdicts go onto the topic with it, unreadable messages to dead-letter.
+        stop: ends it; requests under way are answered first.
+        ready: called with the port once clients can connect.
+
+    Raises:
+        ConfigError: neither token nor open access is set, or the port is in use.
+    """
+
+    def open_consumer() -> Receiver:
+        return Consumer[DetectionResult | RiskAssessmentResult | Alert](
+            settings.kafka,
+            {
+                Topic.DETECTION_RESULTS: DetectionResult,
+                Topic.RISK_ASSESSMENT_RESULTS: RiskAssessmentResult,
+                Topic.ALERTS: Alert,
+            },
+            name="realtime",
+            policy=AckPolicy.BROADCAST,
+            dead_letters=producer,
+        )
+
+    bridge = Bridge(settings, engine, store, producer, open_consumer)
+    asyncio.run(bridge.serve(stop, ready))
+
+
+class Bridge:
+    """One bridge process, with what it talks to handed in."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: ObjectStore,
+        producer: Sender,
+        open_consumer: Callable[[], Receiver],
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._store = store
+        self._producer = producer
+        self._open_consumer = open_consumer
+
+    async def serve(self, stop: threading.Event, ready: Callable[[int], None]) -> None:
+        """Serve until `stop`; see `run`."""
+        settings = self._settings
+        hub = Hub(client_queue=settings.realtime.client_queue)
+        reader = TopicReader(
+            self._open_consumer,
+            asyncio.get_running_loop(),
+            hub.receive,
+            self._missed_since,
+            hub.fill,
+        )
+        publisher = AlertPublisher(self._engine, self._producer, delivery_timeout=settings.kafka.delivery_timeout)
+        desk = FeedbackDesk(self._engine, Lifecycle(settings.alerts), publisher, hub)
+        app = create_app(settings, self._engine, self._store, hub, desk, reader_healthy=lambda: reader.healthy)
+        with contextlib.closing(listen(settings.realtime)) as listening:
+            port = listening.getsockname()[1]
+            log.info("listening", host=settings.realtime.host, port=port)
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    ws="websockets-sansio",
+                    ws_max_size=MAX_CLIENT_MESSAGE,
+                    ws_ping_interval=20.0,
+                    ws_ping_timeout=20.0,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    lifespan="off",
+                    timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                ),
+                lambda: ready(port),
+            )
+            stopping = asyncio.Event()
+            parts: list[asyncio.Task[Any]] = [
+                asyncio.create_task(server.serve(sockets=[listening]), name="server"),
+                asyncio.create_task(asyncio.to_thread(reader.run, stop), name="reader"),
+                asyncio.create_task(self._watch_cameras(hub, stopping), name="cameras"),
+                # an event of threads, since signals and supervisors set it
+                asyncio.create_task(asyncio.to_thread(stop.wait), name="stop"),
+            ]
+            try:
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stop.set()
+                stopping.set()
+                server.should_exit = True
+                outcomes = await asyncio.gather(*parts, return_exceptions=True)
+                await desk.close()
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _missed_since(self, since: datetime) -> list[Alert]:
+        return changed_since(self._engine, since - RESUME_OVERLAP, limit=RESUME_LIMIT)
+
+    async def _watch_cameras(self, hub: Hub, stopping: asyncio.Event) -> None:
+        away = False
+        while not stopping.is_set():
+            try:
+                rows = await asyncio.to_thread(overview.list_cameras, self._engine)
+            except LedgerError as error:
+                if not away:
+                    log.warning("camera_statuses_not_read", reason=str(error))
+                away = True
+            else:
+                away = False
+                hub.statuses(camera_status(row) for row in rows)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), STATUS_SECONDS)
+
+
+def listen(settings: RealtimeSettings) -> socket.socket:
+    """A listening socket of the configured address.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    # a port whose last connections are still closing is free; one that another process listens on is not
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        in_use = error.errno == errno.EADDRINUSE
+        raise ConfigError(
+            "realtime.port / --port" if in_use else "realtime.host",
+            f"{settings.host}:{settings.port} cannot be used ({error.strerror})",
+            "stop what listens there, or choose another port" if in_use else "name an address of this machine",
+        ) from error
+    listening.setblocking(False)
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """Signals are the process' affair (`observability.service`), not the server's; it says when it has started."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
