@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -334,6 +335,8 @@ def demo(
 
 def main() -> None:
     """Entry point: errors of this package end with one sentence, 2 for what a user can set right, else 1."""
+    # services set up their own logs; a command for a person speaks for itself
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     try:
         app()
     except ConfigError as error:

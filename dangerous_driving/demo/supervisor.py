@@ -383,24 +383,17 @@ class Demo:
         )
 
     def _end_all(self) -> None:
-        order = [
-            *SERVICES,
-            *(name for name in self._parts if name not in (*SERVICES, "llm", "broker")),
-            "llm",
-            "broker",
-        ]
+        # in the order of the flow, so that each part can still hand on what it holds; what they all need goes last
+        last = ("llm", "broker")
+        others = [name for name in self._parts if name not in (*SERVICES, *last)]
         try:
-            for name in order:
-                part = self._parts.get(name)
-                if part is None:
-                    continue
-                part.terminate()
-                if name in ("detect", "assess", "llm", "broker"):
-                    # the next part in the flow outlives it, so that it can take what this one still hands on
-                    part.wait(STOP_SECONDS)
-            deadline = time.monotonic() + STOP_SECONDS
-            for part in self._parts.values():
-                part.wait(deadline - time.monotonic())
+            for group in (["detect"], ["assess", *others], SERVICES, last):
+                parts = [self._parts[name] for name in group if name in self._parts]
+                for part in parts:
+                    part.terminate()
+                deadline = time.monotonic() + STOP_SECONDS
+                for part in parts:
+                    part.wait(deadline - time.monotonic())
         finally:
             self._plan.folder.broker_file.unlink(missing_ok=True)
 
