@@ -73,7 +73,7 @@ def risk_assessments_asset(settings: Settings, partitions: dg.MultiPartitionsDef
         refusal = is_assessable(window, now=datetime.now(UTC), lateness=windows.lateness)
         if refusal:
             raise dg.Failure(f"{refusal}; run it after that", allow_retries=False)
-        report = assessor.assess(window, run_id=context.run_id)
+        report = assessor.assess(window, run_id=context.run.run_id)
         metadata = report_metadata(report, settings)
         if not report.complete:
             raise dg.Failure(

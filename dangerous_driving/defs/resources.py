@@ -124,16 +124,14 @@ class KafkaResource(dg.ConfigurableResource["KafkaResource"]):
 class KeyPoolResource(dg.ConfigurableResource["KeyPoolResource"]):
     """The API keys, shared with all other processes through the ledger."""
 
-    database: DatabaseResource
-
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[KeyPool]:
-        """The pool, within one event loop.
+    async def opened(self, engine: Engine) -> AsyncIterator[KeyPool]:
+        """The pool, within one event loop; `engine` is of the ledger.
 
         Raises:
             ConfigError: no key is set.
         """
-        pool = open_pool(load().keys, self.database.engine)
+        pool = open_pool(load().keys, engine)
         try:
             yield pool
         finally:
@@ -155,7 +153,7 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
     async def _assess(self, window: Window, run_id: str) -> WindowReport:
         settings = load()
         async with (
-            self.key_pool.opened() as pool,
+            self.key_pool.opened(self.database.engine) as pool,
             open_assessor(
                 settings,
                 service="window-run",
@@ -171,7 +169,7 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
 def window_resources() -> dict[str, object]:
     """The resources by the names under which assets, checks and sensors ask for them."""
     database, object_store, kafka = DatabaseResource(), ObjectStoreResource(), KafkaResource()
-    key_pool = KeyPoolResource(database=database)
+    key_pool = KeyPoolResource()
     return {
         "database": database,
         "object_store": object_store,

@@ -1,0 +1,102 @@
+"""What Dagster loads: all of it, by name, and nothing at import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dangerous_driving.definitions import definitions_of
+from dangerous_driving.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.Definitions]:
+    # no database, broker or key is needed to load them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster_home")))
+        yield definitions_of(Settings())
+
+
+def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
+    graph = loaded.resolve_asset_graph()
+    found = {
+        key.to_user_string(): sorted(parent.to_user_string() for parent in graph.get(key).parent_keys)
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == {
+        "cameras": [],
+        "frames": [],
+        "assessment_tasks": ["frames"],
+        "risk_assessments": ["assessment_tasks", "frames"],
+        "llm_calls": [],
+        "stg_cameras": ["cameras"],
+        "stg_frames": ["frames"],
+        "stg_assessment_tasks": ["assessment_tasks"],
+        "stg_risk_assessments": ["risk_assessments"],
+        "stg_llm_calls": ["llm_calls"],
+        "camera_hourly_risk": ["stg_assessment_tasks", "stg_frames", "stg_risk_assessments"],
+    }
+
+
+def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
+    repository = loaded.get_repository_def()
+    assert {job.name for job in repository.get_all_jobs()} == {"__ASSET_JOB", "assess_window", "build_marts"}
+    assert [sensor.name for sensor in repository.sensor_defs] == ["closed_windows"]
+    assert [(schedule.name, schedule.cron_schedule) for schedule in repository.schedule_defs] == [
+        ("marts", "5 * * * *")
+    ]
+    assert set(repository.get_top_level_resources()) == {
+        "assessor", "database", "dbt", "kafka", "key_pool", "object_store",
+    }  # fmt: skip
+
+
+def test_a_windows_run_holds_its_check_and_no_model(loaded: dg.Definitions) -> None:
+    job = loaded.resolve_job_def("assess_window")
+    assert {node.name for node in job.nodes} == {"risk_assessments", "risk_assessments_nothing_forgotten"}
+    assert job.executor_def.name == "in_process"
+
+
+def test_every_model_is_checked(loaded: dg.Definitions) -> None:
+    graph = loaded.resolve_asset_graph()
+    checked = {key.asset_key.to_user_string() for key in graph.asset_check_keys}
+    models = {
+        key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).group_name in {"staging", "marts"}
+    }
+    assert models <= checked
+
+
+def test_sensor_and_schedule_run_by_themselves(loaded: dg.Definitions) -> None:
+    repository = loaded.get_repository_def()
+    assert repository.get_sensor_def("closed_windows").default_status is dg.DefaultSensorStatus.RUNNING
+    assert repository.get_schedule_def("marts").default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+@pytest.mark.slow
+def test_dagster_validates_the_workspace(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("dagster")), "definitions", "validate", "-w", "workspace.yaml"],
+        cwd=REPOSITORY,
+        env=os.environ | {"DAGSTER_HOME": str(tmp_path), "DAGSTER_DISABLE_TELEMETRY": "yes"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_invalid_setting_is_named_when_definitions_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dangerous_driving.definitions import definitions
+    from dangerous_driving.errors import ConfigError
+
+    monkeypatch.setenv("DD_WINDOWS__LENGTH", "61")
+    with pytest.raises(ConfigError, match=r"windows\.length"):
+        definitions()
