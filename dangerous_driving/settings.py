@@ -138,6 +138,9 @@ class KafkaSettings(Section):
     request_timeout: float = Field(default=10.0, gt=0, description="s for one request to a broker")
     session_timeout: float = Field(default=10.0, gt=0, description="s until a silent consumer loses its partitions")
     fetch_wait: float = Field(default=0.5, gt=0, description="s a broker may hold a fetch while there are no messages")
+    assignment_delay: float = Field(
+        default=0.0, ge=0, description="s a group's leader waits before it hands out partitions: embedded broker only"
+    )
     max_unacknowledged: int = Field(
         default=10_000, gt=0, description="messages in one producer; further ones are refused"
     )

@@ -40,7 +40,15 @@ class _Sparingly(logging.Filter):
         return True
 
 
-for _name in ("cluster", "consumer.fetcher", "coordinator", "net.connection", "net.manager", "net.transport"):
+for _name in (
+    "cluster",
+    "consumer.fetcher",
+    "coordinator",
+    "net.connection",
+    "net.manager",
+    "net.selector",
+    "net.transport",
+):
     logging.getLogger(f"kafka.{_name}").addFilter(_Sparingly())
 # this one writes its whole configuration, password included, at level debug
 logging.getLogger("kafka.admin.client").setLevel(logging.INFO)

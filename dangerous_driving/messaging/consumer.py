@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import MemberState
 
 from dangerous_driving.contracts import DeadLetter, MessageT
 from dangerous_driving.errors import BrokerError, ContractError
@@ -29,10 +31,9 @@ log = structlog.get_logger(__name__)
 #: s; the broker is told this often that a member lives, or three times per session time-out if that is more often
 HEARTBEAT_INTERVAL_MAX = 3.0
 
-
-#: A join of the group may be refused this often in a row before it is an error. The embedded broker refuses a member
-#: that answers late while the group changes ("invalid request"); the client then joins again by itself.
-JOIN_REFUSALS_MAX = 5
+#: s; while its group changes, a poll lasts at least this long. kafka-python forgets a join that ends between two polls
+#: and begins another, so that a service with short polls and work between them would keep the whole group joining.
+JOIN_PATIENCE = 1.0
 
 
 class AckPolicy(StrEnum):
@@ -87,7 +88,6 @@ class Consumer(Generic[MessageT]):
         self._dead_letters = dead_letters
         self._own_dead_letters: Producer | None = None
         self._paused = False
-        self._refusals = 0
         # the group's listener runs on the client's I/O thread
         self._lock = threading.Lock()
         self._handed_out: dict[TopicPartition, int] = {}  # next offset after what was handed out and not committed
@@ -108,7 +108,7 @@ class Consumer(Generic[MessageT]):
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
             # only the partitions that move stop for a moment when a member comes or goes
-            "partition_assignment_strategy": (CooperativeStickyAssignor,),
+            "partition_assignment_strategy": (_assignor(kafka.assignment_delay),),
             "session_timeout_ms": milliseconds(kafka.session_timeout),
             "heartbeat_interval_ms": milliseconds(min(HEARTBEAT_INTERVAL_MAX, kafka.session_timeout / 3)),
             "fetch_max_wait_ms": milliseconds(kafka.fetch_wait),
@@ -151,6 +151,8 @@ class Consumer(Generic[MessageT]):
     def poll(self, timeout: float, max_records: int) -> list[Received[MessageT]]:
         """Wait up to ``timeout`` s for messages and take at most ``max_records``; those of a partition are in order.
 
+        While the group changes it may last ``JOIN_PATIENCE``, and hands out nothing.
+
         Call it at least every few minutes, also while paused: the group takes a silent member's partitions away.
 
         Raises:
@@ -173,18 +175,19 @@ class Consumer(Generic[MessageT]):
         return received
 
     def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
+        if self._policy is AckPolicy.AFTER_EFFECT and self._client.group_metadata().state != MemberState.STABLE:
+            timeout = max(timeout, JOIN_PATIENCE)
         try:
             with broker_errors(self._kafka, "cannot receive"):
                 batches: dict[TopicPartition, list[Any]] = self._client.poll(
                     milliseconds(timeout), max_records=max_records
                 )
         except BrokerError as error:
-            self._refusals += 1
-            if not isinstance(error.__cause__, kafka_errors.InvalidRequestError) or self._refusals > JOIN_REFUSALS_MAX:
+            # the embedded broker's answer to a member that is late while the group changes; the client joins again
+            if not isinstance(error.__cause__, kafka_errors.InvalidRequestError):
                 raise
-            log.info("joining again, the group is changing", group=self._group, refusals=self._refusals)
+            log.warning("joining the group again", group=self._group, refusal=str(error.__cause__))
             return {}
-        self._refusals = 0
         return batches
 
     def _read(self, records: Iterable[Any]) -> list[Received[MessageT]]:
@@ -369,6 +372,16 @@ class _AssignmentListener(ConsumerRebalanceListener):  # type: ignore[misc] # ka
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._consumer._gave_up(lost)  # noqa: SLF001
+
+
+def _assignor(delay: float) -> type[CooperativeStickyAssignor]:
+    # the client wants a class without arguments
+    class Assignor(CooperativeStickyAssignor):  # type: ignore[misc] # kafka-python has no types
+        def assign(self, cluster: Any, members: Any) -> Any:
+            time.sleep(delay)
+            return super().assign(cluster, members)
+
+    return Assignor if delay else CooperativeStickyAssignor
 
 
 def _forget_lag(partition: TopicPartition) -> None:

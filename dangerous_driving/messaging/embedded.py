@@ -11,6 +11,8 @@ cannot do, as seen with librdkafka 2.16:
 - A fetch that finds nothing is held for the whole waiting time even when a message arrives meanwhile; so the waiting
   time is short here (``fetch_wait``).
 - A change in a group takes the session time-out less one second, the first member of a group waits three seconds.
+  In a group of several the leader must answer last, or the broker refuses the others' answers and they begin again;
+  hence ``assignment_delay``.
 - Transactions are accepted, but offsets committed in them are not kept. Idempotent producers work.
 - kafka-python understands it at ``api_version`` (2, 3) only.
 """
@@ -101,6 +103,7 @@ def embedded_kafka_settings(bootstrap_servers: str) -> KafkaSettings:
         min_insync_replicas=1,
         session_timeout=6.0,
         fetch_wait=0.03,
+        assignment_delay=0.3,
     )
 
 

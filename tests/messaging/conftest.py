@@ -72,6 +72,7 @@ def numbers(received: list[Received[DetectionResult]], camera_id: str) -> list[i
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
+        time.sleep(0.02)
         assert time.monotonic() < deadline, f"in vain waited for {what}"
 
 

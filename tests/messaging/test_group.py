@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Self
+
 import pytest
 
 from dangerous_driving.contracts import DetectionResult
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
 from dangerous_driving.observability.metrics import KAFKA_CONSUMER_LAG
 from dangerous_driving.settings import KafkaSettings
-from tests.messaging.conftest import frame, numbers, receive, wait_until
+from tests.messaging.conftest import PATIENCE, frame, numbers, receive, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -55,51 +58,69 @@ def test_a_commit_covers_only_what_was_handed_out(kafka: KafkaSettings, producer
     assert handed_out + rest == list(range(10))
 
 
+class Worker:
+    """A member at work in a thread of its own: notes what it is handed and commits."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self.consumer = member(kafka)
+        self.seen: set[tuple[str, int]] = set()
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            with self.consumer:
+                while not self._stop.is_set():
+                    for item in self.consumer.poll(0.2, 100):
+                        self.seen.add((item.message.camera_id, int(item.message.message_id[-5:])))
+                    self.consumer.commit()  # while the group changes, too: it must not raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE)
+        assert self.error is None
+        assert not self._thread.is_alive()
+
+
 def test_members_share_the_partitions_and_a_leaving_one_hands_over(
     kafka: KafkaSettings, producer: Producer, camera: str
 ) -> None:
     cameras = [f"{camera}-{index}" for index in range(12)]
-    everything = {(camera_id, number) for camera_id in cameras for number in range(9)}
     partitions = frozenset((Topic.DETECTION_RESULTS, number) for number in range(kafka.partitions))
-    seen: set[tuple[str, int]] = set()
 
-    def work(consumer: Consumer[DetectionResult]) -> None:
-        for item in consumer.poll(0.1, 100):
-            if item.message.camera_id in cameras:
-                seen.add((item.message.camera_id, int(item.message.message_id[-5:])))
-        consumer.commit()  # while the group changes, too: it must not raise
-
-    def send_from_all(first: int, last: int) -> None:
+    def send_from_all(first: int, last: int) -> set[tuple[str, int]]:
         for camera_id in cameras:
             send(producer, camera_id, first, last)
+        return {(camera_id, number) for camera_id in cameras for number in range(first, last + 1)}
 
-    with member(kafka) as stays:
-        send_from_all(0, 2)
-
-        def alone() -> bool:
-            work(stays)
-            return stays.assignment == partitions
-
-        wait_until(alone, "all partitions on the only member")
-        with member(kafka) as leaves:
-            send_from_all(3, 5)
-
-            def shared() -> bool:
-                work(stays)
-                work(leaves)
-                return bool(leaves.assignment) and stays.assignment | leaves.assignment == partitions
-
-            wait_until(shared, "partitions on both members")
-            assert not stays.assignment & leaves.assignment
-        send_from_all(6, 8)
-
-        def taken_over() -> bool:
-            work(stays)
-            return stays.assignment == partitions and seen == everything
-
-        wait_until(taken_over, "every message, with all partitions on the member that stayed")
-        wait_until(stays.commit, "the last commit")
-    assert sum(group_lag(kafka, stays.group).values()) == 0
+    with Worker(kafka) as stays:
+        wait_until(lambda: stays.consumer.assignment == partitions, "all partitions on the only member")
+        sent = send_from_all(0, 2)
+        with Worker(kafka) as leaves:
+            sent |= send_from_all(3, 5)
+            wait_until(
+                lambda: (
+                    bool(leaves.consumer.assignment)
+                    and not stays.consumer.assignment & leaves.consumer.assignment
+                    and stays.consumer.assignment | leaves.consumer.assignment == partitions
+                ),
+                "partitions on both members",
+            )
+            sent |= send_from_all(6, 8)
+            wait_until(lambda: stays.seen | leaves.seen >= sent, "every message on one of the members")
+            assert leaves.seen
+        sent |= send_from_all(9, 11)
+        wait_until(lambda: stays.consumer.assignment == partitions, "all partitions on the member that stayed")
+        wait_until(lambda: stays.seen | leaves.seen >= sent, "every message")
+        wait_until(lambda: sum(group_lag(kafka, stays.consumer.group).values()) == 0, "the last commit")
 
 
 def test_lag_is_what_was_not_handed_out_and_group_lag_what_was_not_committed(
