@@ -1,0 +1,209 @@
+"""What the simulated LLM answers: a level that follows from the geometry in the prompt. Pure and repeatable.
+
+It sees no picture. It reads the JSON that the prompts of `assessment` put into their text, looks for the pair of road
+users that are closest to each other in space as far as boxes tell, and words what it found. The same geometry and seed
+give the same answer, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import hypot, sqrt
+from typing import Any
+
+#: Every description begins with it, so that no reader can take an answer for a judgement.
+MARK = "[simulated]"
+
+VEHICLES = frozenset({"car", "bus", "truck", "motorcycle"})
+HEAVY = frozenset({"bus", "truck"})
+TWO_WHEELERS = frozenset({"bicycle", "motorcycle"})
+
+#: Score from which on a pair has that level. On the road pictures and clips this was tried on, about four of five groups
+#: are none or low.
+LEVELS = ((0.85, "high"), (0.45, "medium"), (0.30, "low"))
+#: Models are not consistent either: the score is moved by up to this, by the hash of the geometry.
+NOISE = 0.08
+#: IoU from which two boxes are one vehicle, which detectors report as a car and a truck at times.
+SAME_VEHICLE = 0.75
+
+
+@dataclass(frozen=True)
+class RoadUser:
+    """One object of the prompt. The box is in pixels."""
+
+    object_id: int
+    class_name: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        """In pixels, at least 1."""
+        return max(self.x2 - self.x1, 1.0)
+
+    @property
+    def height(self) -> float:
+        """In pixels, at least 1."""
+        return max(self.y2 - self.y1, 1.0)
+
+    @property
+    def size(self) -> float:
+        """The side of a square of the same area."""
+        return sqrt(self.width * self.height)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The pair that decides, how close it is (0 to 1 and a little more) and what it means."""
+
+    score: float
+    pair: tuple[RoadUser, RoadUser]
+    risk_type: str
+    words: str
+
+
+def answer_to(messages: Sequence[Any], *, seed: int = 0) -> str:
+    """The JSON text that answers these chat messages; ``riskLevel`` comes first."""
+    users = road_users_in(messages)
+    if users is None:
+        return _json("none", 0.5, [], "There is no geometry in the prompt, so nothing can be judged.", [], 0)
+    chance = random.Random(_digest(users, seed))  # noqa: S311  # repeatable is the point
+    finding = max((_judge(first, second) for first, second in combinations(users, 2)), key=_by_score, default=None)
+    if finding is None:
+        return _json("none", 0.9, [], "There is at most one road user.", [], 0)
+    score = finding.score + chance.uniform(-NOISE, NOISE)
+    level = next((name for least, name in LEVELS if score >= least), "none")
+    confidence = round(min(0.62 + 0.35 * abs(score - 0.42) + chance.uniform(0, 0.1), 0.98), 2)
+    if level == "none":
+        return _json(level, confidence, [], "Ordinary traffic with room between the road users.", [], 0)
+    ids = sorted(user.object_id for user in finding.pair)
+    return _json(level, confidence, [_type_at(level, finding.risk_type)], finding.words, ids, len(ids))
+
+
+def garbage(chance: random.Random) -> str:
+    """An answer that nobody can use: models do all of these."""
+    return chance.choice(
+        (
+            "",
+            f"{MARK} I am sorry, but I cannot assess this picture.",
+            f"<html><body>{MARK} 502 Bad Gateway</body></html>",
+            json.dumps({"description": f"{MARK} some other form", "danger": "yes"}),
+            json.dumps({"riskLevel": "purple", "riskTypes": [], "description": MARK}),
+            '{"riskLevel": "me',
+        )
+    )
+
+
+def road_users_in(messages: Sequence[Any]) -> list[RoadUser] | None:
+    """The objects of the last message that has them; None when none has."""
+    for text in reversed(list(texts_in(messages))):
+        for found in _objects_in(text):
+            if isinstance(found.get("objects"), list):
+                return [user for item in found["objects"] if (user := _road_user(item)) is not None]
+    return None
+
+
+def texts_in(messages: Sequence[Any]) -> Iterator[str]:
+    """The texts of chat messages, in their order; what has not the form of one is passed over."""
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else [{"text": content}]:
+            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def _judge(first: RoadUser, second: RoadUser) -> Finding:
+    """How close two road users are on the ground, as far as their boxes tell."""
+    close = 2.0 ** -((_distance(first, second) / (0.6 * (first.size + second.size))) ** 2)
+    # boxes that stand on the same line of the picture are at the same distance from the camera
+    apart = abs(first.y2 - second.y2) / max(first.height, second.height)
+    ground = max(1.0 - apart / 0.9, 0.0)
+    kinds = {first.class_name, second.class_name}
+    persons = sum(user.class_name == "person" for user in (first, second))
+    if persons == 1 and kinds & (VEHICLES - TWO_WHEELERS):
+        return Finding(
+            1.15 * close * ground,
+            (first, second),
+            "pedestrian_conflict",
+            "A person is close to a vehicle and may step into its way.",
+        )
+    if persons:
+        # next to each other, or a rider on the own machine
+        return Finding(0.3 * close * ground, (first, second), "pedestrian_conflict", "People share little room.")
+    if kinds & TWO_WHEELERS and kinds & (VEHICLES - TWO_WHEELERS):
+        words = "A vehicle passes a two-wheeler with little room."
+        return Finding(1.05 * close * ground, (first, second), "dangerous_manoeuvre", words)
+    overlap = _shared(first, second)
+    if overlap > 1.0:
+        return Finding(0.0, (first, second), "tailgating", "One vehicle, detected as two.")
+    score = 0.62 * close * ground + 0.5 * overlap * ground + (0.04 if kinds & HEAVY else 0.0)
+    return Finding(score, (first, second), "tailgating", "Two vehicles are very close behind each other.")
+
+
+def _type_at(level: str, risk_type: str) -> str:
+    # two vehicles so close that it is high are more than a short distance
+    return "collision" if level == "high" and risk_type == "tailgating" else risk_type
+
+
+def _by_score(finding: Finding) -> float:
+    return finding.score
+
+
+def _distance(first: RoadUser, second: RoadUser) -> float:
+    return hypot(first.x1 + first.x2 - second.x1 - second.x2, first.y1 + first.y2 - second.y1 - second.y2) / 2
+
+
+def _shared(first: RoadUser, second: RoadUser) -> float:
+    """The part of the smaller box that lies in the other; 2 where the two are one vehicle, detected as two classes."""
+    width = min(first.x2, second.x2) - max(first.x1, second.x1)
+    height = min(first.y2, second.y2) - max(first.y1, second.y1)
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = first.width * first.height, second.width * second.height
+    union = sum(areas) - width * height
+    return 2.0 if width * height > SAME_VEHICLE * union else width * height / min(areas)
+
+
+def _json(level: str, confidence: float, types: list[str], words: str, ids: list[int], count: int) -> str:
+    answer = {
+        "riskLevel": level,
+        "confidence": confidence,
+        "riskTypes": types,
+        "description": f"{MARK} {words}",
+        "triggerObjectIds": ids,
+        "dangerObjectCount": count,
+    }
+    return json.dumps(answer)
+
+
+def _digest(users: Iterable[RoadUser], seed: int) -> int:
+    text = f"{seed}:{[(user.class_name, user.x1, user.y1, user.x2, user.y2) for user in users]}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def _objects_in(text: str) -> Iterator[dict[str, Any]]:
+    decoder = json.JSONDecoder()
+    at = text.find("{")
+    while at >= 0:
+        try:
+            found, end = decoder.raw_decode(text, at)
+        except ValueError:
+            end = at + 1
+        else:
+            yield found
+        at = text.find("{", end)
+
+
+def _road_user(item: Any) -> RoadUser | None:
+    try:
+        x1, y1, x2, y2 = (float(side) for side in item["bbox"])
+        return RoadUser(int(item["objectId"]), str(item["class"]), x1, y1, x2, y2)
+    except (KeyError, TypeError, ValueError):
+        return None

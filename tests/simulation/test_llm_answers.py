@@ -1,0 +1,109 @@
+"""The simulated LLM's answers follow from the geometry in the prompt."""
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dangerous_driving.assessment.answer import parse_answer
+from dangerous_driving.contracts import RiskLevel
+from dangerous_driving.errors import AnswerError
+from dangerous_driving.simulation.llm_answers import MARK, answer_to, garbage
+
+Box = tuple[float, float, float, float]
+
+
+def messages(*objects: tuple[str, Box], text: str = "Judge this. {}") -> list[dict[str, Any]]:
+    listed = [
+        {"objectId": number, "class": name, "confidence": 0.9, "bbox": list(box)}
+        for number, (name, box) in enumerate(objects, 1)
+    ]
+    geometry = json.dumps({"groupIndex": 1, "objects": listed})
+    return [{"role": "user", "content": [{"type": "text", "text": text.format("") + geometry}]}]
+
+
+def level(*objects: tuple[str, Box]) -> RiskLevel:
+    return parse_answer(answer_to(messages(*objects)), range(100)).risk_level
+
+
+CAR: Box = (100, 100, 300, 220)
+
+
+def test_a_person_against_a_vehicle_is_a_conflict() -> None:
+    answer = parse_answer(answer_to(messages(("car", CAR), ("person", (210, 110, 250, 222)))), {1, 2})
+    assert answer.risk_level is RiskLevel.HIGH
+    assert answer.risk_types == ("pedestrian_conflict",)
+    assert answer.trigger_object_ids == (1, 2)
+    assert answer.description.startswith(MARK)
+
+
+def test_the_level_falls_as_the_person_walks_away() -> None:
+    ranks = [level(("car", CAR), ("person", (x, 110, x + 40, 222))).rank for x in range(220, 1000, 20)]
+    assert ranks[0] == 3
+    assert ranks[-1] == 0
+    assert all(later - earlier <= 1 for earlier, later in pairwise(ranks))
+
+
+def test_a_person_behind_the_vehicle_as_perspective_shows_it_is_in_no_conflict() -> None:
+    assert level(("car", CAR), ("person", (210, 60, 220, 105))) is RiskLevel.NONE
+
+
+def test_vehicles_with_room_are_ordinary_and_overlapping_ones_are_not() -> None:
+    assert level(("car", CAR), ("car", (450, 100, 650, 220))) is RiskLevel.NONE
+    close = parse_answer(answer_to(messages(("car", CAR), ("truck", (190, 104, 400, 224)))), {1, 2})
+    assert close.risk_level.rank >= RiskLevel.MEDIUM.rank
+
+
+def test_one_vehicle_detected_twice_is_no_danger() -> None:
+    assert level(("car", CAR), ("truck", (101, 100, 301, 221))) is RiskLevel.NONE
+
+
+@pytest.mark.parametrize(
+    "prompt", [[], [{"role": "user", "content": "How are you?"}], ["text"], [{"content": [3]}], [None]]
+)
+def test_a_prompt_without_geometry_is_answered_too(prompt: list[Any]) -> None:
+    assert parse_answer(answer_to(prompt), ()).risk_level is RiskLevel.NONE
+
+
+boxes = st.tuples(*[st.floats(-5000, 5000) for _ in range(4)])
+objects = st.lists(
+    st.tuples(st.sampled_from(["car", "person", "truck", "bicycle", "motorcycle", "dog"]), boxes), max_size=8
+)
+
+
+@given(objects, st.integers(0, 5))
+def test_every_geometry_has_a_valid_answer_and_always_the_same(given_objects: list[tuple[str, Box]], seed: int) -> None:
+    text = answer_to(messages(*given_objects), seed=seed)
+    answer = parse_answer(text, range(1, len(given_objects) + 1))
+    assert answer.stated_level is answer.risk_level  # valid: no rule has to lower it
+    assert text == answer_to(messages(*given_objects), seed=seed)
+    assert text.startswith('{"riskLevel": ')
+    assert len(answer.trigger_object_ids) in {0, 2}
+
+
+def test_seeds_differ_in_close_cases() -> None:
+    person: Box = (330, 110, 370, 222)
+    assert len({answer_to(messages(("car", CAR), ("person", person)), seed=seed) for seed in range(20)}) > 1
+
+
+def test_ordinary_traffic_is_mostly_none_or_low(shared: Path) -> None:
+    detections = json.loads((shared / "samples" / "detections.json").read_text())["images"]
+    levels = [
+        level(*((item["class"], tuple(item["bbox"])) for item in found)) for found in detections.values() if found
+    ]
+    assert len(levels) > 10
+    assert len(set(levels)) >= 3  # whole pictures are crowded, so their levels are spread
+
+
+def test_garbage_is_never_understood() -> None:
+    chance = random.Random(1)  # noqa: S311
+    seen = {garbage(chance) for _ in range(100)}
+    assert len(seen) >= 5
+    for text in seen:
+        with pytest.raises(AnswerError):
+            parse_answer(text, {1, 2})
