@@ -204,6 +204,16 @@ def test_a_silent_source_turns_offline_although_its_thread_hangs_in_a_read(start
     assert states == [CameraState.ONLINE, CameraState.OFFLINE]
 
 
+def test_a_recording_with_long_pauses_between_its_pictures_is_not_taken_for_silent(start: Start) -> None:
+    now = 100.0
+    slow = FakeSource(period=3600.0)
+    reader = start(CameraReader(spec(), QUICK, source_opener=Opener(slow), clock=lambda: now))
+    wait_for(lambda: reader.state is CameraState.ONLINE)
+    now += 2 * 3600
+    reader.check()
+    assert reader.state is CameraState.ONLINE
+
+
 def test_a_reader_stops_while_it_waits_for_the_next_attempt_or_the_next_frame(start: Start) -> None:
     patient = CameraSettings(backoff_initial=3600.0, backoff_max=3600.0)
     waiting = start(CameraReader(spec(), patient, source_opener=Opener(SourceError("gone"))))

@@ -18,7 +18,9 @@ from dangerous_driving.camera.frame import Image
 from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.contracts import DetectionResult, message_id_of
+from dangerous_driving.detection import service
 from dangerous_driving.detection.engine import Detection, Engine, open_engine
+from dangerous_driving.detection.scene import scene_of
 from dangerous_driving.detection.service import MAX_INFERENCE_FAILURES, DetectionService, Publish
 from dangerous_driving.errors import (
     BrokerError,
@@ -212,11 +214,33 @@ def test_every_camera_gives_results_with_pictures_that_exist() -> None:
 
 
 def test_a_cameras_results_come_in_the_order_of_capture_without_a_double() -> None:
-    with Running(cameras("a", "b", "c", interval=0.005)) as running:
+    class Uneven(DictStore):
+        def put(self, key: str, data: bytes, content_type: str) -> str:
+            if key.endswith(".json") and len(self.objects) % 2:
+                time.sleep(0.03)
+            return super().put(key, data, content_type)
+
+    with Running(cameras("a", "b", "c", interval=0.005), store=Uneven()) as running:
         wait_for(lambda: len(running.results) > 60)
     for camera_id in "abc":
         times = [result.timestamp for result in of(running, camera_id)]
         assert times == sorted(set(times))
+
+
+def test_the_frame_before_of_the_same_camera_raises_the_priority_of_what_came_closer() -> None:
+    apart = [PAIR[0], Detection("person", 0.8, (50.0, 10.0, 58.0, 30.0))]
+
+    class Approaching(PairEngine):
+        def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+            first = sum(self.batches)
+            return [found if number % 2 else apart for number, found in enumerate(super().detect(images), first)]
+
+    with Running(cameras("a"), engine=Approaching()) as running:
+        wait_for(lambda: len(running.results) > 3)
+    alone = scene_of(PAIR, 64, SETTINGS).groups[0].priority
+    near = [group.priority for result in running.results for group in result.traffic_groups if group.bbox[2] == 32]
+    assert near
+    assert min(near) > alone
 
 
 def test_the_stored_result_is_written_last_so_that_it_implies_its_pictures() -> None:
@@ -257,8 +281,11 @@ def test_a_store_that_comes_back_between_attempts_loses_nothing() -> None:
     assert metric("frames_skipped_total", camera_id="a", reason="store") == before
 
 
-def test_what_the_broker_refuses_is_stored_and_counted_and_the_work_goes_on() -> None:
+def test_what_the_broker_refuses_is_stored_and_counted_and_it_is_not_asked_for_each_frame() -> None:
+    asked: list[str] = []
+
     def refuse(result: DetectionResult) -> None:
+        asked.append(result.message_id)
         raise BrokerError("no broker answers")
 
     before = metric("detection_results_unpublished_total", camera_id="a")
@@ -266,7 +293,23 @@ def test_what_the_broker_refuses_is_stored_and_counted_and_the_work_goes_on() ->
         wait_for(lambda: len([key for key in list(running.store.objects) if key.endswith(".json")]) > 5)
     stored = [key for key in running.store.objects if key.endswith(".json")]
     assert metric("detection_results_unpublished_total", camera_id="a") - before == len(stored)
+    assert len(asked) < len(stored)
     assert running.error is None
+
+
+def test_a_broker_that_is_back_gets_results_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "PUBLISH_PAUSE", 0.05)
+    asked: list[str] = []
+    published: list[str] = []
+
+    def refuse_first(result: DetectionResult) -> None:
+        asked.append(result.message_id)
+        if len(asked) == 1:
+            raise BrokerError("no broker answers")
+        published.append(result.message_id)
+
+    with Running(cameras("a"), publish=refuse_first):
+        wait_for(lambda: len(published) > 2)
 
 
 def test_a_delivery_that_fails_later_is_counted() -> None:
@@ -337,14 +380,39 @@ def test_no_more_frames_are_taken_than_the_store_can_hold() -> None:
     assert taken <= 16
 
 
-def test_a_frame_that_the_engine_fails_on_is_dropped_and_counted_alone() -> None:
-    engine = PairEngine()
-    engine.fails = lambda images: any(image[0, 0, 0] % 3 == 0 for image in images)
-    before = metric("frames_skipped_total", camera_id="a", reason="inference")
-    with Running(cameras("a", "b"), engine=engine) as running:
-        wait_for(lambda: metric("frames_skipped_total", camera_id="a", reason="inference") > before)
-        wait_for(lambda: len(of(running, "a")) > 3)
+def test_a_picture_that_the_engine_fails_on_takes_none_of_its_batch_with_it() -> None:
+    class Black(GreyCamera):
+        def retrieve(self) -> Image:
+            return np.zeros((48, 64, 3), np.uint8)
+
+    class Grey(GreyCamera):
+        def retrieve(self) -> Image:
+            return np.full((48, 64, 3), 99, np.uint8)
+
+    class Slow(PairEngine):
+        failed: int = 0
+
+        def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+            time.sleep(0.01)  # so that several are due at a time
+            self.failed = max(self.failed, len(images) * any(not image.any() for image in images))
+            return super().detect(images)
+
+    engine = Slow()
+    engine.fails = lambda images: any(not image.any() for image in images)
+
+    def open_one(spec: CameraSpec, settings: CameraSettings) -> Source:
+        return Black() if spec.id == "black" else Grey()
+
+    def dropped(camera_id: str) -> float:
+        return metric("frames_skipped_total", camera_id=camera_id, reason="inference")
+
+    before = {camera_id: dropped(camera_id) for camera_id in ("black", "a", "b")}
+    with Running(cameras("black", "a", "b", interval=0.005), engine=engine, source_opener=open_one) as running:
+        # more failures than are allowed in a row
+        wait_for(lambda: dropped("black") > before["black"] + MAX_INFERENCE_FAILURES and engine.failed > 1)
     assert running.error is None
+    assert {camera_id: dropped(camera_id) - before[camera_id] for camera_id in "ab"} == {"a": 0, "b": 0}
+    assert {result.camera_id for result in running.results} == {"a", "b"}
 
 
 def test_an_engine_that_fails_on_everything_ends_the_service() -> None:
