@@ -1,5 +1,32 @@
-"""The object store: frames, crops and detection results, in a folder or in S3."""
+"""The object store: pictures and detection results under keys, in a folder or in S3."""
 
-from dangerous_driving.objects.store import FolderStore, ObjectStore, S3Store, open_store
+from dangerous_driving.objects.folder import FolderStore
+from dangerous_driving.objects.keys import (
+    Kind,
+    camera_prefix,
+    day_prefix,
+    detection_key,
+    frame_key,
+    group_key,
+    hour_prefix,
+    hour_prefixes,
+    is_detection,
+)
+from dangerous_driving.objects.s3 import S3Store
+from dangerous_driving.objects.store import ObjectStore, open_store
 
-__all__ = ["FolderStore", "ObjectStore", "S3Store", "open_store"]
+__all__ = [
+    "FolderStore",
+    "Kind",
+    "ObjectStore",
+    "S3Store",
+    "camera_prefix",
+    "day_prefix",
+    "detection_key",
+    "frame_key",
+    "group_key",
+    "hour_prefix",
+    "hour_prefixes",
+    "is_detection",
+    "open_store",
+]

@@ -1,0 +1,119 @@
+"""What is particular to S3: buckets, credentials, and a server that is away."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from minio import Minio
+from pydantic import SecretStr
+
+from dangerous_driving.errors import ConfigError, ObjectNotFoundError, ObjectStoreError
+from dangerous_driving.objects import ObjectStore, S3Store, open_store
+from dangerous_driving.settings import ObjectsSettings
+
+#: s; the time-outs in these tests add up to less, so only an unbounded wait reaches it
+BOUND = 20.0
+
+
+@pytest.mark.integration
+def test_many_first_writers_make_one_bucket(s3_settings: ObjectsSettings) -> None:
+    stores = [open_store(s3_settings) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda store: store.put(f"k{id(store)}", b"x", "text/plain"), stores))
+    assert len(list(stores[0].list(""))) == 4
+    assert stores[0].url("a") == f"s3://{s3_settings.bucket}/a"
+
+
+@pytest.mark.integration
+def test_the_content_type_is_kept(s3_settings: ObjectsSettings) -> None:
+    open_store(s3_settings).put("a.jpg", b"x", "image/jpeg")
+    assert s3_settings.access_key is not None
+    assert s3_settings.secret_key is not None
+    client = Minio(
+        s3_settings.endpoint,
+        s3_settings.access_key.get_secret_value(),
+        s3_settings.secret_key.get_secret_value(),
+        secure=False,
+    )
+    assert client.stat_object(s3_settings.bucket, "a.jpg").content_type == "image/jpeg"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("wrong", ["access_key", "secret_key"])
+def test_wrong_credentials_name_both_settings_and_no_secret(s3_settings: ObjectsSettings, wrong: str) -> None:
+    open_store(s3_settings).put("a", b"x", "text/plain")
+    store = open_store(s3_settings.model_copy(update={wrong: SecretStr("hunter2-wrong")}))
+    uses = (lambda: store.put("a", b"x", "text/plain"), lambda: store.get("a"), lambda: list(store.list("")))
+    for use in uses:
+        with pytest.raises(ObjectStoreError, match=r"objects\.access_key and objects\.secret_key") as caught:
+            use()
+        assert not isinstance(caught.value, ObjectNotFoundError)
+        assert "hunter2" not in str(caught.value)
+
+
+def assert_away(store: ObjectStore) -> None:
+    uses = (lambda: store.put("a", b"x", "text/plain"), lambda: store.get("a"), lambda: list(store.list("")))
+    for use in uses:
+        begun = time.monotonic()
+        with pytest.raises(ObjectStoreError, match=r"objects\.endpoint") as caught:
+            use()
+        assert caught.value.retriable
+        assert time.monotonic() - begun < BOUND
+
+
+def settings_of(endpoint: str, timeout: float) -> ObjectsSettings:
+    return ObjectsSettings(
+        kind="s3", endpoint=endpoint, access_key=SecretStr("a"), secret_key=SecretStr("b"), timeout=timeout
+    )
+
+
+def test_a_server_that_is_gone_is_a_retriable_error_soon() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert_away(open_store(settings_of(endpoint, timeout=1.0)))
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Takes connections and says nothing."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        while True:
+            try:
+                taken.append(listener.accept()[0])
+            except OSError:
+                return
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+    for connection in taken:
+        connection.close()
+
+
+def test_a_server_that_does_not_answer_is_a_retriable_error_in_bounded_time(silent_server: str) -> None:
+    assert_away(open_store(settings_of(silent_server, timeout=0.3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"secret_key": None}, r"objects\.secret_key"),
+        ({"access_key": None}, r"objects\.access_key"),
+        ({"endpoint": "http://127.0.0.1:9000/path"}, r"objects\.endpoint"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(changes: dict[str, object], setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        S3Store(settings_of("127.0.0.1:9000", 1.0).model_copy(update=changes))
