@@ -25,9 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-simulate = typer.Typer(
-    help="Simulated parts, labelled as such everywhere."
-)
+simulate = typer.Typer(help="Simulated parts, labelled as such everywhere.")
 database = typer.Typer(help="The ledger's schema.")
 topics = typer.Typer(help="Kafka topics and consumer lag.")
 config = typer.Typer(help="Settings.")
@@ -150,20 +148,13 @@ def topics_apply(config: ConfigOption = None) -> None:
 @topics.command("lag")
 def topics_lag(config: ConfigOption = None) -> None:
     """Show how many messages each consumer group has before it."""
-    from dangerous_driving.services import GROUPS, group_name
+    from dangerous_driving.services import GROUPS, group_name, lag_by_topic
 
     settings = _settings(config)
-    from dangerous_driving.messaging import topics as messaging_topics
-
     table = Table("group", "topic", "lag")
     for service in GROUPS:
-        per_topic: dict[str, int] = {}
-        for (topic, _partition), lag in messaging_topics.group_lag(
-            settings.kafka, group_name(settings, service)
-        ).items():
-            per_topic[str(topic)] = per_topic.get(str(topic), 0) + lag
-        for name, behind in sorted(per_topic.items()):
-            table.add_row(group_name(settings, service), name, str(behind))
+        for topic, lag in sorted(lag_by_topic(settings, service).items()):
+            table.add_row(group_name(settings, service), topic.value, str(lag))
     out.print(table)
 
 

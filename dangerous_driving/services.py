@@ -17,7 +17,7 @@ from dangerous_driving.contracts import AssessmentTask, DetectionResult, RiskAss
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
-from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic
+from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.service import ServiceProcess
 from dangerous_driving.settings import Settings
@@ -27,13 +27,30 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Services that read the log as a consumer group.
-GROUPS = ("tasks", "assess", "alerts")
+#: Services that read the log as a consumer group, and what they follow.
+GROUPS: dict[str, tuple[Topic, ...]] = {
+    "tasks": (Topic.DETECTION_RESULTS,),
+    "assess": (Topic.ASSESSMENT_TASKS,),
+    "alerts": (Topic.DETECTION_RESULTS, Topic.RISK_ASSESSMENT_RESULTS),
+}
 
 
 def group_name(settings: Settings, service: str) -> str:
     """The service's consumer group."""
     return f"{settings.kafka.group_prefix}.{service}"
+
+
+def lag_by_topic(settings: Settings, service: str) -> dict[Topic, int]:
+    """How many messages the service has before it, by topic.
+
+    Raises:
+        BrokerError: no broker answered.
+    """
+    per_topic: dict[Topic, int] = {}
+    lags = group_lag(settings.kafka, group_name(settings, service), follows=GROUPS[service])
+    for (topic, _), lag in lags.items():
+        per_topic[topic] = per_topic.get(topic, 0) + lag
+    return per_topic
 
 
 @contextmanager

@@ -39,9 +39,9 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
 from dangerous_driving.messaging import apply as apply_topics
-from dangerous_driving.messaging import embedded_kafka_settings, group_lag
+from dangerous_driving.messaging import embedded_kafka_settings
 from dangerous_driving.objects import open_store
-from dangerous_driving.services import GROUPS, group_name
+from dangerous_driving.services import GROUPS, lag_by_topic
 from dangerous_driving.settings import Settings
 from dangerous_driving.tasks.reimport import Reimported, reimport
 
@@ -296,10 +296,7 @@ class Demo:
 
     def _ask_lag(self) -> dict[str, int]:
         try:
-            return {
-                service: sum(group_lag(self._settings.kafka, group_name(self._settings, service)).values())
-                for service in GROUPS
-            }
+            return {service: sum(lag_by_topic(self._settings, service).values()) for service in GROUPS}
         except BrokerError:
             return self._lag  # it is being restarted; the watch tells
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -166,11 +166,11 @@ def _differences(table: Iterable[TopicSpec], states: Mapping[Topic, TopicState])
             )
 
 
-def group_lag(kafka: KafkaSettings, group: str) -> dict[tuple[Topic, int], int]:
-    """How many messages of each partition the group has not committed yet, for the topics it has ever committed.
+def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = ()) -> dict[tuple[Topic, int], int]:
+    """How many messages of each partition the group has not committed yet.
 
-    A partition of such a topic without a committed offset counts from its earliest message, where a consumer would
-    begin. A group that never committed anything gives an empty answer.
+    Counted for the topics that it `follows` and those it has ever committed. A partition of such a topic without a committed
+    offset counts from its earliest message, where a consumer would begin.
 
     Raises:
         BrokerError: no broker answered in time, or it refused.
@@ -188,7 +188,7 @@ def group_lag(kafka: KafkaSettings, group: str) -> dict[tuple[Topic, int], int]:
             for partition, position in admin.list_group_offsets({group: partitions})[group].items()
             if position.offset >= 0  # -1: nothing committed
         }
-        followed = {partition.topic for partition in committed}
+        followed = {partition.topic for partition in committed} | {topic.value for topic in follows}
         partitions = [partition for partition in partitions if partition.topic in followed]
         if not partitions:
             return {}
