@@ -140,8 +140,3 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def an_hour_ago() -> datetime:
     return datetime.now(UTC).replace(second=10, microsecond=0) - timedelta(hours=1)
-
-
-@pytest.fixture
-def assessor_type() -> type[LedgerAssessor]:
-    return LedgerAssessor

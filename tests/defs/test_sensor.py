@@ -16,6 +16,7 @@ from dangerous_driving.defs.sensors import RUN_KEY_TAG, closed_windows_sensor
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.ledger.windows import MAX_ATTEMPTS
 from dangerous_driving.settings import Settings
+from tests.defs.conftest import Ledger
 
 pytestmark = pytest.mark.integration
 
@@ -72,7 +73,7 @@ def test_an_empty_ledger_is_skipped_with_the_reason(sensor: Sensor) -> None:
 
 
 def test_a_closed_window_is_launched_and_its_camera_becomes_a_partition(
-    sensor: Sensor, frames, an_hour_ago: datetime
+    sensor: Sensor, frames: Ledger, an_hour_ago: datetime
 ) -> None:
     window = frames.capture("north-1", an_hour_ago)
     [request], _ = sensor.tick()
@@ -80,12 +81,12 @@ def test_a_closed_window_is_launched_and_its_camera_becomes_a_partition(
     assert sensor.instance.get_dynamic_partitions(CAMERA) == ["north-1"]
 
 
-def test_an_open_window_waits(sensor: Sensor, frames) -> None:
+def test_an_open_window_waits(sensor: Sensor, frames: Ledger) -> None:
     frames.capture("north-1", datetime.now(UTC))
     assert sensor.tick()[0] == []
 
 
-def test_the_key_is_stable_until_there_is_new_content(sensor: Sensor, frames, an_hour_ago: datetime) -> None:
+def test_the_key_is_stable_until_there_is_new_content(sensor: Sensor, frames: Ledger, an_hour_ago: datetime) -> None:
     frames.capture("north-1", an_hour_ago)
     before, again = keys(sensor.tick()[0]), keys(sensor.tick()[0])
     frames.capture("north-1", an_hour_ago + timedelta(seconds=5))
@@ -95,7 +96,7 @@ def test_the_key_is_stable_until_there_is_new_content(sensor: Sensor, frames, an
     assert after != before
 
 
-def test_what_has_a_run_is_not_asked_for_again(sensor: Sensor, frames, an_hour_ago: datetime) -> None:
+def test_what_has_a_run_is_not_asked_for_again(sensor: Sensor, frames: Ledger, an_hour_ago: datetime) -> None:
     frames.capture("north-1", an_hour_ago)
     [request], _ = sensor.tick()
     sensor.run(request, dg.DagsterRunStatus.STARTED)
@@ -104,7 +105,7 @@ def test_what_has_a_run_is_not_asked_for_again(sensor: Sensor, frames, an_hour_a
 
 @pytest.mark.parametrize("ending", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
 def test_a_failed_or_canceled_run_is_followed_by_another_until_it_failed_too_often(
-    sensor: Sensor, frames, an_hour_ago: datetime, ending: dg.DagsterRunStatus
+    sensor: Sensor, frames: Ledger, an_hour_ago: datetime, ending: dg.DagsterRunStatus
 ) -> None:
     frames.capture("north-1", an_hour_ago)
     seen = []
@@ -118,7 +119,7 @@ def test_a_failed_or_canceled_run_is_followed_by_another_until_it_failed_too_oft
 
 
 def test_a_tick_is_bounded_oldest_first_and_the_queue_with_it(
-    sensor: Sensor, frames, an_hour_ago: datetime, settings: Settings
+    sensor: Sensor, frames: Ledger, an_hour_ago: datetime, settings: Settings
 ) -> None:
     windows = [frames.capture("north-1", an_hour_ago + timedelta(minutes=minute)) for minute in range(5)]
     room = settings.windows.runs_per_tick
@@ -129,13 +130,13 @@ def test_a_tick_is_bounded_oldest_first_and_the_queue_with_it(
     assert sensor.tick() == ([], f"closed windows: {room} queued or running, {5 - room} waiting for room in the queue")
 
 
-def test_a_tick_asks_the_ledger_once(sensor: Sensor, frames, an_hour_ago: datetime) -> None:
+def test_a_tick_asks_the_ledger_once(sensor: Sensor, frames: Ledger, an_hour_ago: datetime) -> None:
     for minute in range(3):
         frames.capture("north-1", an_hour_ago + timedelta(minutes=minute))
     statements: list[str] = []
 
     @event.listens_for(Engine, "before_cursor_execute")
-    def note(_connection, _cursor, statement: str, *_rest) -> None:
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if "camera_window" in statement:
             statements.append(statement)
 
@@ -147,7 +148,7 @@ def test_a_tick_asks_the_ledger_once(sensor: Sensor, frames, an_hour_ago: dateti
 
 
 def test_windows_before_the_first_partition_hold_up_no_others(
-    settings: Settings, instance: dg.DagsterInstance, frames, an_hour_ago: datetime
+    settings: Settings, instance: dg.DagsterInstance, frames: Ledger, an_hour_ago: datetime
 ) -> None:
     begun = settings.windows.model_copy(update={"start": an_hour_ago})
     sensor = Sensor(settings.model_copy(update={"windows": begun}), instance, DatabaseResource())

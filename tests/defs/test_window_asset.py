@@ -16,6 +16,7 @@ from dangerous_driving.defs.partitions import CAMERA, partition_key, window_part
 from dangerous_driving.defs.resources import DatabaseResource
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.settings import Settings
+from tests.defs.conftest import Ledger, LedgerAssessor
 
 pytestmark = pytest.mark.integration
 
@@ -23,18 +24,21 @@ pytestmark = pytest.mark.integration
 class Windows:
     """Runs the window job in this process."""
 
-    def __init__(self, settings: Settings, instance: dg.DagsterInstance, assessor_type) -> None:
-        self.settings, self.instance, self.assessor_type = settings, instance, assessor_type
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.settings, self.instance = settings, instance
 
-    def run(self, window: Window, *, only_check: bool = False, **assessor) -> dg.ExecuteInProcessResult:
+    def run(
+        self, window: Window, *, only_check: bool = False, level: str = "low", keep_back: int = 0
+    ) -> dg.ExecuteInProcessResult:
         database = DatabaseResource()
+        assessor = LedgerAssessor(database=database, level=level, keep_back=keep_back)
         partitions = window_partitions(self.settings.windows, datetime.now(UTC))
         check = nothing_forgotten_check(partitions, length=self.settings.windows.length)
         definitions = dg.Definitions(
             assets=[risk_assessments_asset(self.settings, partitions)],
             asset_checks=[check],
             jobs=[window_job(), dg.define_asset_job("check_only", selection=dg.AssetSelection.checks(check))],
-            resources={"database": database, "assessor": self.assessor_type(database=database, **assessor)},
+            resources={"database": database, "assessor": assessor},
         )
         self.instance.add_dynamic_partitions(CAMERA, [window.camera_id])
         job = definitions.resolve_job_def("check_only" if only_check else window_job().name)
@@ -44,8 +48,8 @@ class Windows:
 
 
 @pytest.fixture
-def windows(settings: Settings, instance: dg.DagsterInstance, assessor_type) -> Windows:
-    return Windows(settings, instance, assessor_type)
+def windows(settings: Settings, instance: dg.DagsterInstance) -> Windows:
+    return Windows(settings, instance)
 
 
 def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
@@ -57,7 +61,7 @@ def checks(result: dg.ExecuteInProcessResult) -> list[tuple[bool, str | None, st
     return [(found.passed, found.description, found.partition) for found in result.get_asset_check_evaluations()]
 
 
-def test_a_window_is_assessed_checked_and_described(windows: Windows, frames, an_hour_ago: datetime) -> None:
+def test_a_window_is_assessed_checked_and_described(windows: Windows, frames: Ledger, an_hour_ago: datetime) -> None:
     window = frames.capture("north-1", an_hour_ago, groups=3)
     result = windows.run(window, level="medium")
     assert result.success
@@ -71,14 +75,16 @@ def test_a_window_is_assessed_checked_and_described(windows: Windows, frames, an
     ]
 
 
-def test_a_second_run_finds_everything_answered(windows: Windows, frames, an_hour_ago: datetime) -> None:
+def test_a_second_run_finds_everything_answered(windows: Windows, frames: Ledger, an_hour_ago: datetime) -> None:
     window = frames.capture("north-1", an_hour_ago, groups=2)
     windows.run(window)
     found = metadata_of(windows.run(window))
     assert (found["assessed_by_this_run"], found["assessed_before"]) == (0, 2)
 
 
-def test_groups_left_pending_fail_the_run_and_say_how_many(windows: Windows, frames, an_hour_ago: datetime) -> None:
+def test_groups_left_pending_fail_the_run_and_say_how_many(
+    windows: Windows, frames: Ledger, an_hour_ago: datetime
+) -> None:
     result = windows.run(frames.capture("north-1", an_hour_ago, groups=3), keep_back=1)
     assert not result.success
     [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
@@ -87,7 +93,7 @@ def test_groups_left_pending_fail_the_run_and_say_how_many(windows: Windows, fra
 
 
 def test_the_check_fails_when_an_answer_is_deleted(
-    windows: Windows, frames, an_hour_ago: datetime, ledger: Engine
+    windows: Windows, frames: Ledger, an_hour_ago: datetime, ledger: Engine
 ) -> None:
     window = frames.capture("north-1", an_hour_ago, groups=3)
     neighbour = frames.capture("south-2", an_hour_ago, groups=1)
@@ -101,7 +107,7 @@ def test_the_check_fails_when_an_answer_is_deleted(
 
 
 def test_the_check_fails_when_a_task_is_deleted(
-    windows: Windows, frames, an_hour_ago: datetime, ledger: Engine
+    windows: Windows, frames: Ledger, an_hour_ago: datetime, ledger: Engine
 ) -> None:
     window = frames.capture("north-1", an_hour_ago, groups=2)
     with transaction(ledger) as connection:
@@ -117,10 +123,10 @@ def test_a_window_without_frames_succeeds_and_says_so(windows: Windows, an_hour_
 
 
 def test_a_window_that_ended_a_moment_ago_is_refused_until_late_frames_are_in(
-    settings: Settings, instance: dg.DagsterInstance, assessor_type, frames, an_hour_ago: datetime
+    settings: Settings, instance: dg.DagsterInstance, frames: Ledger, an_hour_ago: datetime
 ) -> None:
     patient = settings.model_copy(update={"windows": settings.windows.model_copy(update={"lateness": 7200.0})})
-    result = Windows(patient, instance, assessor_type).run(frames.capture("north-1", an_hour_ago))
+    result = Windows(patient, instance).run(frames.capture("north-1", an_hour_ago))
     assert not result.success
     [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert failure.user_failure_data is not None
