@@ -79,6 +79,8 @@ class LlmClient:
             base_url=settings.base_url, api_key=_NO_KEY, http_client=self._http, timeout=timeout, max_retries=0
         )
         self._by_key: dict[str, openai.AsyncOpenAI] = {}
+        # the SDK imports its parts at their first use: for seconds, and in the event loop if not now
+        _ = self._client.chat.completions, self._client.models
 
     async def complete(self, messages: list[dict[str, Any]], secret: SecretStr, on_text: OnText | None = None) -> Reply:
         """Ask, and read the streamed answer to its end.

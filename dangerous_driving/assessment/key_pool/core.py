@@ -6,6 +6,9 @@ Times are seconds of one clock that all who share the keys share (a process' own
 provider counts requests when they reach it, a little later than they were allowed, and not all equally late, so each
 window is longer by a margin. This is exact: no request is refused that the provider would take but for the margin.
 
+**Spread.** A key's second is not spent in one instant: a burst of a hundred requests would leave the process over half
+a second, and arrive as irregularly.
+
 **Lanes.** Realtime (and the inline lane that stands in for it) takes what there is. The lanes below it are paced, one
 request per ``minute / (their share)`` and key, and stop at ``1 - realtime_reserve`` of a key's minute, so that a backlog
 cannot spend a minute's quota in seconds and leave the next dangerous scene waiting for the rest of it.
@@ -59,6 +62,7 @@ class Policy:
         breaker_failures: 5xx or time-outs in a row until a key rests and is then probed by one request.
         realtime_reserve: share of a key's minute that the lanes below realtime leave.
         probe_timeout: until a probe without an outcome is given up and another may go.
+        burst: share of a second's requests that may leave at once.
         second: length of the provider's short window.
         minute: length of the provider's long window.
     """
@@ -69,6 +73,7 @@ class Policy:
     breaker_failures: int = 5
     realtime_reserve: float = 0.2
     probe_timeout: float = 60.0
+    burst: float = 0.2
     second: float = 1.0
     minute: float = 60.0
 
@@ -197,10 +202,12 @@ class Account:
 
     def free_at(self, *, urgent: bool, policy: Policy) -> float:
         """The first instant at which the key may send one more request; `inf` while it is disabled."""
-        margin, minute = policy.window_margin, policy.horizon
+        second, minute, qps = policy.second + policy.window_margin, policy.horizon, self.key.qps_limit
+        at_once = max(int(qps * policy.burst), 1)
         instants = [
             self.health.ready_at(policy),
-            self._room_at(self.key.qps_limit, policy.second + margin),
+            self._room_at(at_once, second * at_once / qps),
+            self._room_at(qps, second),
             self._room_at(self.key.rpm_limit, minute),
         ]
         if not urgent:

@@ -32,7 +32,10 @@ from dangerous_driving.errors import (
     RateLimitedError,
 )
 
-POLICY = Policy(window_margin=0.05)
+POLICY = Policy(
+    window_margin=0.05, burst=1.0
+)  # without spread, which holds a key back a little longer than its windows
+SPREAD = Policy(window_margin=0.05, burst=0.2)
 URGENT, PACED = Request("realtime"), Request("window")
 BROKEN = LlmUnavailableError("503", http_status=503)
 LIMITED = RateLimitedError("429", http_status=429)
@@ -67,24 +70,24 @@ lanes = st.sampled_from(["realtime", "realtime", "window", "inline", "evaluation
 arrivals = st.lists(st.tuples(st.floats(0, 5), st.lists(lanes, max_size=12)), max_size=60)
 
 
-@given(st.lists(limits, min_size=1, max_size=4), arrivals)
+@given(st.lists(limits, min_size=1, max_size=4), arrivals, st.sampled_from([POLICY, SPREAD]))
 def test_no_window_ever_exceeds_a_limit_and_no_free_slot_is_refused(
-    keys: list[tuple[int, int]], steps: list[tuple[float, list[str]]]
+    keys: list[tuple[int, int]], steps: list[tuple[float, list[str]]], policy: Policy
 ) -> None:
     accounts = accounts_of(*keys)
-    provider = Provider(accounts, POLICY)
+    provider = Provider(accounts, policy)
     now = 0.0
     for pause, wanted in steps:
         now += pause
         requests = [Request(lane) for lane in wanted]
-        decision = decide(accounts, requests, now=now, policy=POLICY)
+        decision = decide(accounts, requests, now=now, policy=policy)
         for grant in decision.grants:
             if grant is not None:
                 provider.count(grant)
         for request, grant, free_at in zip(requests, decision.grants, decision.free_at, strict=True):
             if grant is None:
                 assert now < free_at < inf
-                if request.urgent:
+                if request.urgent and policy is POLICY:
                     # every slot that the provider would accept (but for the margin) was given to somebody
                     assert not any(provider.has_room(name, now - 1e-6) for name in accounts)
 
@@ -105,19 +108,31 @@ def test_asking_again_at_the_named_instant_is_never_in_vain_and_never_late(
         provider.count(decision.grants[0])
 
 
+@pytest.mark.parametrize("policy", [POLICY, SPREAD])
 @pytest.mark.parametrize("count", [1, 10])
-def test_a_backlog_uses_the_whole_quota(count: int) -> None:
+def test_a_backlog_uses_the_whole_quota(count: int, policy: Policy) -> None:
     accounts = accounts_of(*[(10, 300)] * count)
-    provider = Provider(accounts, POLICY)
+    provider = Provider(accounts, policy)
     now, minutes = 0.0, 5
     while now < minutes * 60:
-        decision = decide(accounts, [URGENT] * 20, now=now, policy=POLICY)
+        decision = decide(accounts, [URGENT] * 20, now=now, policy=policy)
         for grant in decision.grants:
             if grant is not None:
                 provider.count(grant)
         now = max(decision.free_at[-1], now + 0.002)  # 2 ms: a late timer
     used = sum(len(sent) for sent in provider.sent.values()) / (count * 300 * minutes)
     assert used >= 0.98
+
+
+def test_a_keys_second_is_not_spent_in_one_instant() -> None:
+    accounts = accounts_of((10, 300))
+    sent: list[float] = []
+    now = 0.0
+    while len(sent) < 10:
+        decision = decide(accounts, [URGENT] * 10, now=now, policy=SPREAD)
+        sent += [grant.reserved_at for grant in decision.grants if grant is not None]
+        now = max(decision.free_at)
+    assert sent == pytest.approx([0, 0, 0.21, 0.21, 0.42, 0.42, 0.63, 0.63, 0.84, 0.84])
 
 
 @pytest.mark.parametrize(("qps", "rpm"), [(10, 300), (1, 60), (2, 300), (10, 1)])

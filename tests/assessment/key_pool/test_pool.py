@@ -34,7 +34,7 @@ from dangerous_driving.assessment.key_pool.storage import Exchange
 from dangerous_driving.errors import KeyRejectedError, LedgerError, LlmUnavailableError, NoKeyError, RateLimitedError
 from dangerous_driving.settings import DatabaseSettings
 
-POLICY = Policy(window_margin=0.01, second=0.2, minute=1.0, cooling_initial=0.05, probe_timeout=5.0)
+POLICY = Policy(window_margin=0.01, second=0.2, minute=1.0, cooling_initial=0.05, probe_timeout=5.0, burst=1.0)
 QPS, RPM = 5, 15
 
 OpenPool = Callable[..., KeyPool]
