@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,8 +63,8 @@ def wait_for(what: str, look: Callable[[], FoundT | None], log: Path) -> FoundT:
 class Platform:
     """A Dagster instance with its processes, on the ledger under test."""
 
-    def __init__(self, home: Path, ledger: Engine) -> None:
-        self.home, self.ledger = home, ledger
+    def __init__(self, home: Path, ledger: Engine, instance: dg.DagsterInstance) -> None:
+        self.home, self.ledger, self.instance = home, ledger, instance
         self.log = home / "daemon.log"
         self.store = open_store(load().objects)
 
@@ -111,8 +112,7 @@ class Platform:
         return window_of(camera_id, at, LENGTH)
 
     def runs(self, job: str) -> list[dg.DagsterRun]:
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            return list(instance.get_runs(filters=dg.RunsFilter(job_name=job)))
+        return list(self.instance.get_runs(filters=dg.RunsFilter(job_name=job)))
 
     def run_of(self, window: Window, *statuses: dg.DagsterRunStatus) -> dg.DagsterRun | None:
         key = str(partition_key(window))
@@ -184,7 +184,8 @@ def platform(
         "DD_WINDOWS__RETRY_DELAY": "0",
     }.items():
         monkeypatch.setenv(variable, value)
-    yield Platform(home, ledger)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield Platform(home, ledger, instance)
     postgres_server.drop_database(name)
 
 
@@ -202,11 +203,8 @@ def test_the_sensor_runs_closed_windows_and_the_marts_follow(platform: Platform)
     windows = [platform.capture(camera_id, at, groups=3) for camera_id in ("north-1", "south-2")]
     with platform.daemon(), platform.webserver() as url:
         for window in windows:
-            wait_for(
-                f"a run of {window}",
-                lambda window=window: platform.run_of(window, dg.DagsterRunStatus.SUCCESS),
-                platform.log,
-            )
+            ended = partial(platform.run_of, window, dg.DagsterRunStatus.SUCCESS)
+            wait_for(f"a run of {window}", ended, platform.log)
         launched = post(f"{url}/graphql", {"query": LAUNCH, "variables": {"location": "dangerous_driving.definitions"}})
         assert launched["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", launched
         wait_for(
