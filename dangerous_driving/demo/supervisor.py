@@ -120,6 +120,8 @@ class Demo:
                     progress.update(f"starting {name}")
                     self._parts[name].start()
                 self._await_ready(progress.update)
+                # the cameras last: what is captured finds everybody listening
+                self._parts["detect"].start()
             yield
         finally:
             with self._console.status("stopping"):
@@ -163,7 +165,7 @@ class Demo:
         return reimport(self._engine, open_store(self._settings.objects), window_length=self._settings.windows.length)
 
     def _planned(self, database: EmbeddedPostgres) -> list[str]:
-        names = list(SERVICES)
+        names = [name for name in SERVICES if name != "detect"]
         if self._plan.llm_port is not None:
             self._write_simulated_keys()
             self._part("llm", own_command("simulate", "llm", "--port", str(self._plan.llm_port)))
