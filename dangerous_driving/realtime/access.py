@@ -77,7 +77,7 @@ class Access:
             return True
         origin = origin.rstrip("/").lower()
         return origin in self.allowed_origins or (
-            bool(host) and urlsplit(origin).netloc == (host or "").lower() and self.allows_host(host)
+            bool(host) and origin.partition("://")[2] == (host or "").lower() and self.allows_host(host)
         )
 
 

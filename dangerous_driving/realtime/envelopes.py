@@ -146,7 +146,7 @@ def read(text: str | None) -> ClientMessage:
             message = "type must be one of ping, subscribe, unsubscribe, acknowledge, reject"
             raise UnreadableError(Problem(code="unknown_type", message=message)) from error
         where = ".".join(str(part) for part in first["loc"][1:])
-        raise UnreadableError(Problem(code="bad_message", message=f"{where}: {first['msg']}")) from error
+        raise UnreadableError(Problem(code="bad_message", message=f"{where or 'message'}: {first['msg']}")) from error
 
 
 def envelope(kind: ServerType, data: Message, *, exclude: dict[str, Any] | None = None) -> str:

@@ -12,6 +12,7 @@ import errno
 import socket
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 #: s between two looks at the cameras' statuses
 STATUS_SECONDS = 2.0
+#: s that bytes may wait for a client to take them
+UNSENT_SECONDS = 30
 #: s that requests under way get at the end
 SHUTDOWN_SECONDS = 5
 
@@ -115,7 +118,9 @@ class Bridge:
         publisher = AlertPublisher(self._engine, self._producer, delivery_timeout=settings.kafka.delivery_timeout)
         desk = FeedbackDesk(self._engine, Lifecycle(settings.alerts), publisher, hub)
         app = create_app(settings, self._engine, self._store, hub, desk, reader_healthy=lambda: reader.healthy)
-        with contextlib.closing(listen(settings.realtime)) as listening:
+        # two threads of its own for what lasts as long as the bridge: the common ones are for short calls
+        with contextlib.closing(listen(settings.realtime)) as listening, ThreadPoolExecutor(2, "bridge") as threads:
+            loop = asyncio.get_running_loop()
             port = listening.getsockname()[1]
             log.info("listening", host=settings.realtime.host, port=port)
             server = _Server(
@@ -134,12 +139,12 @@ class Bridge:
                 lambda: ready(port),
             )
             stopping = asyncio.Event()
-            parts: list[asyncio.Task[Any]] = [
+            parts: list[asyncio.Future[Any]] = [
                 asyncio.create_task(server.serve(sockets=[listening]), name="server"),
-                asyncio.create_task(asyncio.to_thread(reader.run, stop), name="reader"),
+                loop.run_in_executor(threads, reader.run, stop),
                 asyncio.create_task(self._watch_cameras(hub, stopping), name="cameras"),
                 # an event of threads, since signals and supervisors set it
-                asyncio.create_task(asyncio.to_thread(stop.wait), name="stop"),
+                loop.run_in_executor(threads, stop.wait),
             ]
             try:
                 await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -182,6 +187,9 @@ def listen(settings: RealtimeSettings) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     # a port whose last connections are still closing is free; one that another process listens on is not
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # the server closes a client that never reads once its last bytes are sent, which is never: let the system do it
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_SECONDS * 1000)
     try:
         listening.bind((settings.host, settings.port))
         listening.listen(2048)

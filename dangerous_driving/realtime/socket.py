@@ -55,6 +55,7 @@ class SocketEndpoint:
     """
 
     SEND_SECONDS = 20.0  # one message may take this long, then the client is gone
+    CLOSE_SECONDS = 5.0  # a slow client gets as long to hear why it is disconnected
     MOST_PROBLEMS = 20  # unreadable messages in a row
 
     def __init__(
@@ -113,7 +114,8 @@ class SocketEndpoint:
 
         async def until_too_slow() -> None:
             await client.too_slow.wait()
-            async with asyncio.timeout(self.SEND_SECONDS):
+            self._hub.disconnect(client)
+            async with asyncio.timeout(self.CLOSE_SECONDS):  # what was sent before is still in its way
                 await websocket.close(TOO_SLOW, "too slow: connect again and resume")
 
         await _first_of(to_client(), from_client(), until_too_slow())
