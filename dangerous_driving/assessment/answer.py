@@ -77,8 +77,10 @@ def parse_answer(raw: str, known_object_ids: Collection[int]) -> ParsedAnswer:
     confidence = _confidence(answer.get("confidence"))
     stated = None if level_field is None else level_named(level_field)
     if stated is None and not risk_types:
-        named = "no risk level" if level_field is None else f"the risk level {_excerpt(level_field)}"
-        raise AnswerError(f"{named} is understood, and there is no risk type to go by", raw)
+        problem = "no risk level is given"
+        if level_field is not None:
+            problem = f"the risk level {_excerpt(level_field)} is not understood"
+        raise AnswerError(f"{problem}, and there is no risk type to go by", raw)
     description = _description(answer.get("description"))
     return ParsedAnswer(
         risk_level=lowered(stated or level_by_confidence(confidence), risk_types, description),
