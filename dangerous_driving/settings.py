@@ -224,7 +224,11 @@ class KeysSettings(Section):
     file: Path | None = Field(default=None, description="YAML: keys: [{secret: sk-…, label: …}], see infra/config")
     qps_limit: int = Field(default=10, gt=0, description="requests per second and key, sliding window")
     rpm_limit: int = Field(default=300, gt=0, description="requests per minute and key, sliding window")
-    window_margin: float = Field(default=0.05, ge=0, description="s added to both windows for the requests' way")
+    window_margin: float = Field(
+        default=0.25,
+        ge=0,
+        description="s added to both windows for the requests' uneven way; lower it for keys that qps_limit binds",
+    )
     cooling_initial: float = Field(default=1.0, gt=0, description="s a key rests after a 429 without Retry-After")
     cooling_max: float = Field(default=60.0, gt=0, description="s a key rests at most")
     breaker_failures: int = Field(default=5, gt=0, description="5xx or time-outs in a row until a key is probed")

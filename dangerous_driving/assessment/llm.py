@@ -14,10 +14,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from pydantic import SecretStr
 
 from dangerous_driving.errors import (
@@ -79,8 +78,6 @@ class LlmClient:
             base_url=settings.base_url, api_key=_NO_KEY, http_client=self._http, timeout=timeout, max_retries=0
         )
         self._by_key: dict[str, openai.AsyncOpenAI] = {}
-        # the SDK imports its parts at their first use: for seconds, and in the event loop if not now
-        _ = self._client.chat.completions, self._client.models
 
     async def complete(self, messages: list[dict[str, Any]], secret: SecretStr, on_text: OnText | None = None) -> Reply:
         """Ask, and read the streamed answer to its end.
@@ -152,19 +149,26 @@ class LlmClient:
 
     async def _parts(self, messages: list[dict[str, Any]], secret: SecretStr) -> AsyncGenerator[_Part]:
         try:
-            stream = await self._client_of(secret).chat.completions.create(
-                model=self._settings.model,
-                messages=cast("list[ChatCompletionMessageParam]", messages),
-                temperature=self._settings.temperature,
-                max_tokens=self._settings.max_tokens,
+            stream = await self._client_of(secret).post(
+                "/chat/completions",
+                body={
+                    "model": self._settings.model,
+                    "messages": messages,
+                    "temperature": self._settings.temperature,
+                    "max_tokens": self._settings.max_tokens,
+                    "stream": True,
+                    "stream_options": {"include_usage": True},
+                },
+                # chunks as plain data: the SDK's models cost more than all the rest of a call, and check nothing
+                cast_to=object,
                 stream=True,
-                stream_options={"include_usage": True},
+                stream_cls=openai.AsyncStream[object],
             )
             async with stream:
                 async for chunk in stream:
                     yield _part(chunk)
-        except (ValueError, TypeError, AttributeError) as error:
-            # the SDK neither catches errors in the stream's JSON nor checks that a chunk has a chunk's form
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # no event of a chat: the SDK neither catches errors in the stream's JSON nor checks its form
             raise LlmUnavailableError("the endpoint's stream is garbled", http_status=200) from error
 
     @asynccontextmanager
@@ -195,13 +199,19 @@ class LlmClient:
             raise LlmError(f"the request could not be made ({_quote(str(error), secret)})") from error
 
 
-def _part(chunk: ChatCompletionChunk) -> _Part:
-    choice = chunk.choices[0] if chunk.choices else None  # the chunk of the usage has none
+def _part(chunk: Any) -> _Part:
+    """Read one event's data.
+
+    Raises:
+        ValueError, TypeError, AttributeError, KeyError: it is no chunk of a chat.
+    """
+    choices, usage, model = chunk.get("choices") or (), chunk.get("usage"), chunk.get("model")
+    choice = choices[0] if choices else {}  # the chunk of the usage has none
     return _Part(
-        text=_storable(choice.delta.content or "") if choice else "",
-        last=choice is not None and choice.finish_reason is not None,
-        model=str(chunk.model) if chunk.model else None,
-        tokens=(int(chunk.usage.prompt_tokens), int(chunk.usage.completion_tokens)) if chunk.usage else None,
+        text=_storable((choice.get("delta") or {}).get("content") or ""),
+        last=choice.get("finish_reason") is not None,
+        model=str(model) if model else None,
+        tokens=(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)) if usage else None,
     )
 
 

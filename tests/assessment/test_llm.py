@@ -259,6 +259,7 @@ async def complete(base_url: str, **settings: Any) -> Reply:
         b"data: 42\n\n",
         b"data: []\n\n",
         b'data: {"choices": 7}\n\n',
+        b'data: {"choices": {"a": 1}}\n\n',
         b'data: {"choices": [{"delta": {"content": ["list"]}}]}\n\n',
         b'data: {"choices": [{}]}\n\n',
         b"data: \xff\xfe\n\n",
