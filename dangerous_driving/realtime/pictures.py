@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import Alert
-from dangerous_driving.errors import ObjectNotFoundError, ObjectStoreError
+from dangerous_driving.errors import ContractError, ObjectNotFoundError
 from dangerous_driving.ledger import overview
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.realtime.hub import Hub
@@ -52,7 +52,7 @@ class Pictures:
             raise ObjectNotFoundError(what)
         try:
             key = self._store.key(url)
-        except ObjectStoreError as error:
+        except ContractError as error:
             raise ObjectNotFoundError(what) from error  # it lies in another store, or nowhere
         if not key.startswith((f"frames/{camera_id}/", f"groups/{camera_id}/")) or not key.endswith(".jpg"):
             raise ObjectNotFoundError(what)
