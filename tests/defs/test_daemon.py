@@ -83,8 +83,7 @@ class Platform:
         try:
             yield process
         finally:
-            process.terminate()
-            process.wait(30)
+            stop(process)
 
     @contextmanager
     def webserver(self) -> Iterator[str]:
@@ -96,8 +95,7 @@ class Platform:
             wait_for("the webserver's start", lambda: answers(f"{url}/server_info"), self.log)
             yield url
         finally:
-            process.terminate()
-            process.wait(30)
+            stop(process)
 
     def capture(self, camera_id: str, at: datetime, *, groups: int) -> Window:
         """A frame with pictures in the store, left to the window lane."""
@@ -122,6 +120,17 @@ class Platform:
     def scalar(self, statement: str) -> Any:
         with transaction(self.ledger) as connection:
             return connection.scalar(text(statement))
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End it with all that it started; a code server can outlive its parent for a while."""
+    process.terminate()
+    try:
+        process.wait(30)
+    finally:
+        for pid in processes_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
 
 
 def answers(url: str) -> bool:
