@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 from kafka.codec import has_lz4, has_snappy, has_zstd
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 
 from dangerous_driving.errors import BrokerError, ConfigError
 from dangerous_driving.settings import KafkaSettings
@@ -54,6 +56,19 @@ for _name in (
 logging.getLogger("kafka.admin.client").setLevel(logging.INFO)
 
 
+class _TidySocket(KafkaNetSocket):  # type: ignore[misc] # kafka-python has no types
+    """Closes a socket whose connection was refused, which kafka-python leaves to the garbage collector."""
+
+    SCHEMES = ("tidy",)
+
+    async def sock_connect(self, net: Any, sock: socket.socket, address: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, address, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+
 def milliseconds(seconds: float) -> int:
     """Settings are in seconds, kafka-python wants whole milliseconds."""
     return round(seconds * 1000)
@@ -73,6 +88,8 @@ def client_options(kafka: KafkaSettings, client_id: str) -> dict[str, Any]:
         "request_timeout_ms": milliseconds(kafka.request_timeout),
         "reconnect_backoff_max_ms": milliseconds(RECONNECT_BACKOFF_MAX),
         "security_protocol": kafka.security_protocol,
+        # no proxy: the scheme is how kafka-python chooses the class of its sockets
+        "proxy_url": f"{_TidySocket.SCHEMES[0]}://",
     }
     if kafka.ssl_cafile is not None:
         options["ssl_cafile"] = str(kafka.ssl_cafile)

@@ -16,7 +16,6 @@ import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import MemberState
 
 from dangerous_driving.contracts import DeadLetter, MessageT
 from dangerous_driving.errors import BrokerError, ContractError
@@ -31,9 +30,12 @@ log = structlog.get_logger(__name__)
 #: s; the broker is told this often that a member lives, or three times per session time-out if that is more often
 HEARTBEAT_INTERVAL_MAX = 3.0
 
-#: s; while its group changes, a poll lasts at least this long. kafka-python forgets a join that ends between two polls
-#: and begins another, so that a service with short polls and work between them would keep the whole group joining.
-JOIN_PATIENCE = 1.0
+#: s; how long a poll that meets an outage rests at most
+OUTAGE_PAUSE = 0.5
+
+# Errors that the client recovers from by itself. An "invalid request" is the embedded broker's answer to a member that
+# is late while the group changes; the client then joins again.
+_PASSING = (kafka_errors.RetriableError, kafka_errors.InvalidRequestError)
 
 
 class AckPolicy(StrEnum):
@@ -151,7 +153,7 @@ class Consumer(Generic[MessageT]):
     def poll(self, timeout: float, max_records: int) -> list[Received[MessageT]]:
         """Wait up to ``timeout`` s for messages and take at most ``max_records``; those of a partition are in order.
 
-        While the group changes it may last ``JOIN_PATIENCE``, and hands out nothing.
+        While the group changes it hands out nothing and lasts until that is over, at most ``kafka.session_timeout``.
 
         Call it at least every few minutes, also while paused: the group takes a silent member's partitions away.
 
@@ -175,20 +177,31 @@ class Consumer(Generic[MessageT]):
         return received
 
     def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
-        if self._policy is AckPolicy.AFTER_EFFECT and self._client.group_metadata().state != MemberState.STABLE:
-            timeout = max(timeout, JOIN_PATIENCE)
         try:
             with broker_errors(self._kafka, "cannot receive"):
+                if self._policy is AckPolicy.AFTER_EFFECT:
+                    self._settle()
                 batches: dict[TopicPartition, list[Any]] = self._client.poll(
                     milliseconds(timeout), max_records=max_records
                 )
         except BrokerError as error:
-            # the embedded broker's answer to a member that is late while the group changes; the client joins again
-            if not isinstance(error.__cause__, kafka_errors.InvalidRequestError):
+            if not isinstance(error.__cause__, _PASSING):
                 raise
-            log.warning("joining the group again", group=self._group, refusal=str(error.__cause__))
+            log.warning("nothing received", group=self._group, error=str(error.__cause__))
+            time.sleep(min(timeout, OUTAGE_PAUSE))
             return {}
         return batches
+
+    def _settle(self) -> None:
+        # kafka-python forgets a join that ends between two polls and begins another one, which makes all other members
+        # join again, too: short polls with work between them can keep a group joining for ever. So a join that has
+        # begun is seen to its end. Only the coordinator can be asked for that without waiting for messages as well.
+        coordinator = self._client._coordinator  # noqa: SLF001
+        deadline = time.monotonic() + self._kafka.session_timeout
+        while coordinator.need_rejoin() and not coordinator.coordinator_unknown():
+            if (left := deadline - time.monotonic()) <= 0:
+                return
+            coordinator.poll(timeout_ms=milliseconds(left))
 
     def _read(self, records: Iterable[Any]) -> list[Received[MessageT]]:
         received: list[Received[MessageT]] = []

@@ -20,14 +20,18 @@ FRAMES: dict[Topic, type[DetectionResult]] = {Topic.DETECTION_RESULTS: Detection
 LETTERS: dict[Topic, type[DeadLetter]] = {Topic.DEAD_LETTER: DeadLetter}
 
 
+def about(camera_id: str, group: str, received: list[Received[DeadLetter]]) -> list[DeadLetter]:
+    key = base64.b64encode(camera_id.encode()).decode()
+    letters = [item.message for item in received]
+    return [letter for letter in letters if (letter.consumer_group, letter.key_base64) == (group, key)]
+
+
 def letters_of(consumer: Consumer[DeadLetter], group: str, camera_id: str, count: int) -> list[DeadLetter]:
     """The group's dead letters about messages with this key: a new group meets those of other tests, too."""
     letters: list[DeadLetter] = []
-    key = base64.b64encode(camera_id.encode()).decode()
 
     def enough() -> bool:
-        came = [item.message for item in consumer.poll(0.2, 100)]
-        letters.extend(letter for letter in came if (letter.consumer_group, letter.key_base64) == (group, key))
+        letters.extend(about(camera_id, group, consumer.poll(0.2, 100)))
         return len(letters) >= count
 
     wait_until(enough, f"{count} dead letters")
@@ -103,7 +107,7 @@ def test_a_bad_message_is_passed_over_for_good_once_committed(
         with Consumer(kafka, FRAMES, name="tasks", policy=AckPolicy.AFTER_EFFECT) as consumer:
             producer.send(Topic.DETECTION_RESULTS, frame(camera, 2), key=camera)
             assert numbers(receive(consumer, camera, 1), camera) == [2]
-            assert [item for item in reader.poll(0.5, 100) if item.message.consumer_group == consumer.group] == []
+            assert about(camera, consumer.group, reader.poll(0.5, 500)) == []
 
 
 class LossyProducer(Producer):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,26 +24,20 @@ from dangerous_driving.messaging import (
 from dangerous_driving.settings import KafkaSettings
 from tests.messaging.conftest import frame, wait_until
 
-pytestmark = [
-    pytest.mark.integration,
-    # kafka-python leaves a refused socket to the garbage collector
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.integration
 
 #: s; the time-outs below add up to less, so only an unbounded wait reaches it
 BOUND = 20.0
 
 
 @pytest.fixture
-def dead() -> Iterator[KafkaSettings]:
+def dead() -> KafkaSettings:
     """Settings of a broker that is not there; everything about it ends within two seconds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     kafka = embedded_kafka_settings(address)
-    yield kafka.model_copy(update={"request_timeout": 1.0, "delivery_timeout": 2.0})
-    gc.collect()  # here, where the warning is expected
+    return kafka.model_copy(update={"request_timeout": 1.0, "delivery_timeout": 2.0})
 
 
 @pytest.mark.parametrize("version_known", [True, False])
@@ -93,7 +85,6 @@ def test_messages_to_a_broker_that_died_fail_in_bounded_time_and_memory(camera: 
     assert producer.last_failure is not None
     producer.close(1.0)
     assert time.monotonic() - begun < BOUND
-    gc.collect()
 
 
 def test_closing_while_messages_wait_for_a_dead_broker_gives_them_up(camera: str) -> None:
@@ -111,7 +102,6 @@ def test_closing_while_messages_wait_for_a_dead_broker_gives_them_up(camera: str
         delivery.result()
     assert producer.failures == 1
     wait_until(lambda: set(threading.enumerate()) <= before, "the end of the sending thread")
-    gc.collect()
 
 
 def test_a_consumer_rides_out_the_death_of_its_broker_and_closes(camera: str) -> None:
@@ -127,4 +117,3 @@ def test_a_consumer_rides_out_the_death_of_its_broker_and_closes(camera: str) ->
         assert consumer.poll(0.2, 10) == []
     consumer.close()
     assert time.monotonic() - begun < BOUND
-    gc.collect()

@@ -23,8 +23,9 @@ from dangerous_driving.objects import (
 
 NOON = datetime(2026, 3, 1, 12, 59, 59, 999000, tzinfo=UTC)
 CAMERAS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
-YEARS = (datetime.min.replace(year=2000), datetime.min.replace(year=2099))  # hypothesis wants them without a zone
-TIMES = st.datetimes(*YEARS, timezones=st.timezones())
+TIMES = st.integers(946_684_800, 4_070_908_800).flatmap(  # the years 2000 to 2098
+    lambda second: st.timezones().map(lambda zone: datetime.fromtimestamp(second, zone))
+)
 
 
 def test_the_layout_is_that_of_the_design() -> None:
