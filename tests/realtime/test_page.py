@@ -135,6 +135,18 @@ def test_a_frame_is_shown_with_its_boxes_and_the_group_turns_red(bridge: Running
     page.wait_for_function(HAS_COLOUR, arg=[overlay.element_handle(), RED])
 
 
+def test_a_live_alert_colours_its_group_in_the_next_frame_before_that_is_answered(
+    bridge: RunningBridge, watched: Watched
+) -> None:
+    page = open_page(watched, bridge)
+    bridge.decide(a_sighting(a_frame(at=moment(1.8))))
+    bridge.feed(a_frame(store=bridge.store))
+    tile = page.locator('.tile[data-camera="north"]')
+    expect(tile).to_have_attribute("data-danger", "high")
+    expect(tile.locator(".danger")).to_have_text("high alert")
+    page.wait_for_function(HAS_COLOUR, arg=[tile.locator("canvas.overlay").element_handle(), RED])
+
+
 def test_an_alert_appears_turns_final_is_acknowledged_and_survives_a_reload(
     bridge: RunningBridge, watched: Watched
 ) -> None:

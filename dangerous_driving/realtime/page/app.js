@@ -74,12 +74,13 @@ function showCounts() {
   const { cameras } = wall;
   const online = cameras.filter((camera) => camera.status === "online" || camera.status === "degraded").length;
   byId("gauge-cameras").textContent = cameras.length ? `${online} / ${cameras.length}` : "–";
-  byId("gauge-alerts").textContent = String(feed.live);
-  byId("gauge-alerts").dataset.level = [...feed.dangers.values()].sort((a, b) => rank(b) - rank(a))[0] ?? "";
-  byId("view-alerts").textContent = feed.live ? String(feed.live) : "";
+  const { standing } = feed;
+  byId("gauge-alerts").textContent = String(standing.length);
+  byId("gauge-alerts").dataset.level = standing.map((alert) => alert.riskLevel).sort((a, b) => rank(b) - rank(a))[0] ?? "";
+  byId("view-alerts").textContent = standing.length ? String(standing.length) : "";
   byId("view-cameras").textContent = cameras.length ? String(cameras.length) : "";
-  document.title = feed.live ? `(${feed.live}) Dangerous Driving` : "Dangerous Driving";
-  wall.dangers(feed.dangers);
+  document.title = standing.length ? `(${standing.length}) Dangerous Driving` : "Dangerous Driving";
+  wall.alerts(Map.groupBy(standing, (alert) => cameraId(alert.cameraId)));
 }
 
 function showNotice() {

@@ -35,19 +35,10 @@ export class Feed {
     setInterval(() => this.#cards.forEach((card) => card.tick()), 1000);
   }
 
-  /** Live alerts by camera: the highest level of each. */
-  get dangers() {
-    const levels = new Map();
-    for (const { alert } of this.#cards.values()) {
-      const camera = cameraId(alert.cameraId);
-      const standing = isLive(alert) && alert.verdict !== "rejected";
-      if (standing && rank(alert.riskLevel) > rank(levels.get(camera))) levels.set(camera, alert.riskLevel);
-    }
-    return levels;
-  }
-
-  get live() {
-    return [...this.#cards.values()].filter(({ alert }) => isLive(alert) && alert.verdict !== "rejected").length;
+  /** The alerts that stand: live, and not rejected. */
+  get standing() {
+    return [...this.#cards.values()].map((card) => card.alert)
+      .filter((alert) => isLive(alert) && alert.verdict !== "rejected");
   }
 
   /** The newest alerts in the ledger. */
@@ -76,7 +67,9 @@ export class Feed {
     const known = Boolean(card);
     if (known && card.alert.version >= alert.version) return false;
     if (!known) {
-      card = new Card(this.template.content.firstElementChild.cloneNode(true), this.on);
+      card = new Card(this.template.content.firstElementChild.cloneNode(true), {
+        ...this.on, judged: (judged) => this.put(judged),
+      });
       this.#cards.set(alert.alertId, card);
     }
     card.show(alert);
@@ -124,7 +117,7 @@ class Card {
   constructor(element, on) {
     this.element = element;
     this.on = on;
-    const names = ["crop", "level", "stage", "camera", "when", "types", "description", "facts", "verdict", "acknowledge", "reject"];
+    const names = ["crop", "level", "stage", "camera", "when", "types", "description", "facts", "verdict", "simulated", "acknowledge", "reject"];
     this.parts = Object.fromEntries(names.map((name) => [name, element.querySelector(`.${name}`)]));
     this.parts.acknowledge.addEventListener("click", () => this.#judge("acknowledge"));
     this.parts.reject.addEventListener("click", () => this.#judge("reject"));
@@ -150,6 +143,7 @@ class Card {
     parts.types.textContent = typesOf(alert);
     parts.description.textContent = alert.description;
     parts.description.hidden = !alert.description;
+    parts.simulated.hidden = !alert.simulated;
     parts.verdict.hidden = !alert.verdict;
     if (alert.verdict) {
       const note = alert.verdictNote ? `: ${alert.verdictNote}` : "";
@@ -167,9 +161,9 @@ class Card {
     const { alert } = this;
     const seconds = (Date.parse(alert.lastSeenAt) - Date.parse(alert.openedAt)) / 1000;
     const lasted = seconds >= 1 ? `${ago(seconds * 1000)} long` : "one frame";
-    const last = isLive(alert) ? `last seen ${ago(Date.now() - Date.parse(alert.lastSeenAt))} ago` : `until ${clock(alert.lastSeenAt)}`;
+    const last = isLive(alert) ? `seen ${ago(Date.now() - Date.parse(alert.lastSeenAt))} ago` : `until ${clock(alert.lastSeenAt)}`;
     const peak = alert.peakLevel === alert.riskLevel ? "" : `peak ${alert.peakLevel}`;
-    const facts = [lasted, last, peak, alert.simulated ? "simulated" : ""].filter(Boolean).join(" · ");
+    const facts = [lasted, last, peak].filter(Boolean).join(" · ");
     if (this.parts.facts.textContent !== facts) this.parts.facts.textContent = facts;
   }
 
@@ -204,12 +198,8 @@ class Card {
     for (const button of [acknowledge, reject]) button.disabled = true;
     try {
       const path = `api/alerts/${encodeURIComponent(this.alert.alertId)}/${act}`;
-      const alert = await post(path, { by: this.on.operator() });
-      // the socket may have brought this version, or a newer one, before
-      if (alert.version > this.alert.version) {
-        this.show(alert);
-        this.on.changed();
-      }
+      // the socket may bring this version, or a newer one, before
+      this.on.judged(await post(path, { by: this.on.operator() }));
     } catch (error) {
       this.on.failed(`Not kept: ${error.message}`);
     } finally {

@@ -13,6 +13,18 @@ const colours = (() => {
     object: "rgb(255 255 255 / 0.5)", ink: "#0b0e13" };
 })();
 
+// where an alert goes on from one frame to the next: the rule of alerts/place.py, for the colours between two answers
+const GAP = 10; // s
+const centre = ([x1, y1, x2, y2]) => [(x1 + x2) / 2, (y1 + y2) / 2];
+const diagonal = ([x1, y1, x2, y2]) => Math.hypot(x2 - x1, y2 - y1);
+const reach = (seconds) => (Math.abs(seconds) > GAP ? -1 : Math.min(0.5 + 0.5 * Math.abs(seconds), 2));
+
+function distance(first, second) {
+  const [ax, ay] = centre(first);
+  const [bx, by] = centre(second);
+  return Math.hypot(ax - bx, ay - by) / ((diagonal(first) + diagonal(second)) / 2 || 1);
+}
+
 export class Wall {
   #tiles = new Map();
   #levels = new Map(); // task id -> {level, types, final}
@@ -60,9 +72,9 @@ export class Wall {
     this.#tiles.get(cameraId(result.cameraId))?.draw();
   }
 
-  /** The highest level of the live alerts of each camera. */
-  dangers(levels) {
-    for (const [camera, tile] of this.#tiles) tile.setDanger(levels.get(camera) ?? null);
+  /** The live alerts, by camera. */
+  alerts(byCamera) {
+    for (const [camera, tile] of this.#tiles) tile.setAlerts(byCamera.get(camera) ?? []);
   }
 
   #tile(camera) {
@@ -86,7 +98,7 @@ class Tile {
   #frame = null;
   #shown = null; // the frame whose picture is on the canvas: boxes belong to it
   #loading = false;
-  #danger = null;
+  #alerts = [];
 
   constructor(camera, element, levels, visible) {
     this.camera = camera;
@@ -121,13 +133,16 @@ class Tile {
     this.tick();
   }
 
-  setDanger(level) {
-    if (level === this.#danger) return;
-    this.#danger = level;
+  setAlerts(alerts) {
+    const marks = (list) => list.map((alert) => `${alert.alertId} ${alert.version}`).join();
+    if (marks(alerts) === marks(this.#alerts)) return;
+    this.#alerts = alerts;
+    const level = alerts.map((alert) => alert.riskLevel).sort((a, b) => rank(b) - rank(a))[0];
     if (level) this.element.dataset.danger = level;
     else delete this.element.dataset.danger;
     this.parts.danger.hidden = !level;
     this.parts.danger.textContent = level ? `${level} alert` : "";
+    this.draw();
   }
 
   /** Show the newest frame; while one is under way, only the newest of the following is fetched after it. */
@@ -159,7 +174,6 @@ class Tile {
   #paint(frame, bitmap) {
     this.#shown = frame;
     const canvas = this.parts.picture;
-    this.parts.view.style.aspectRatio = `${frame.imageWidth} / ${frame.imageHeight}`;
     canvas.width = bitmap?.width ?? frame.imageWidth;
     canvas.height = bitmap?.height ?? frame.imageHeight;
     if (bitmap) {
@@ -189,11 +203,26 @@ class Tile {
     context.strokeStyle = colours.object;
     for (const object of frame.detectedObjects) context.strokeRect(...place(object.bbox));
 
-    const groups = frame.trafficGroups
-      .filter((group) => group.objectCount >= 2)
-      .map((group) => ({ group, known: this.levels.get(`${frame.messageId}_group${group.groupIndex}`) }))
+    const groups = this.#judged(frame)
       .sort((a, b) => rank(a.known?.level) - rank(b.known?.level)); // the most dangerous on top
     for (const { group, known } of groups) this.#group(context, place(group.bbox), known, width);
+  }
+
+  /** The groups of a frame with what is known of them: their answer, else the live alert that they go on with. */
+  #judged(frame) {
+    const groups = frame.trafficGroups
+      .filter((group) => group.objectCount >= 2)
+      .map((group) => ({ group, known: this.levels.get(`${frame.messageId}_group${group.groupIndex}`) }));
+    for (const alert of this.#alerts) {
+      const seconds = (Date.parse(frame.timestamp) - Date.parse(alert.lastSeenAt)) / 1000;
+      const [nearest] = groups
+        .filter(({ known }) => !known)
+        .map((judged) => ({ judged, apart: distance(judged.group.bbox, alert.groupBbox) }))
+        .filter(({ apart }) => apart <= reach(seconds))
+        .sort((a, b) => a.apart - b.apart);
+      if (nearest) nearest.judged.known = { level: alert.riskLevel, types: alert.riskTypes, final: false };
+    }
+    return groups;
   }
 
   #group(context, box, known, width) {
