@@ -74,7 +74,7 @@ class Policy:
     breaker_failures: int = 5
     realtime_reserve: float = 0.2
     probe_timeout: float = 60.0
-    burst: float = 0.2
+    burst: float = 0.1
     second: float = 1.0
     minute: float = 60.0
 

@@ -109,9 +109,9 @@ def test_asking_again_at_the_named_instant_is_never_in_vain_and_never_late(
 
 
 @pytest.mark.parametrize("policy", [POLICY, SPREAD])
-@pytest.mark.parametrize("count", [1, 10])
-def test_a_backlog_uses_the_whole_quota(count: int, policy: Policy) -> None:
-    accounts = accounts_of(*[(10, 300)] * count)
+@pytest.mark.parametrize(("count", "qps"), [(1, 10), (10, 10), (1, 11)])  # 11: no multiple of what may leave at once
+def test_a_backlog_uses_the_whole_quota(count: int, qps: int, policy: Policy) -> None:
+    accounts = accounts_of(*[(qps, 300)] * count)
     provider = Provider(accounts, policy)
     now, minutes = 0.0, 5
     while now < minutes * 60:
