@@ -160,17 +160,18 @@ class Lifecycle:
 
     def _cleared(self, state: CameraState, sighting: Sighting) -> bool:
         # what the LLM has just said of this place outweighs geometry: without this, cars parked close together would
-        # open a provisional alert with every frame
+        # open a provisional alert with every frame. One harmless answer is enough, whatever the others say: so a further
+        # answer can only suppress more, which replays rely on, and a danger that it overlooks is found by its level
         gap = self.gap(state.frame_interval)
-        about_it = [
-            answer
-            for answer in state.answers
-            if abs(sighting.captured_at - answer.captured_at) <= gap
-            and distance(answer.bbox, sighting.bbox)
-            <= reach((sighting.captured_at - answer.captured_at).total_seconds())
-        ]
-        newest = max(about_it, key=lambda answer: (answer.captured_at, answer.task_id), default=None)
-        return newest is not None and newest.level.rank < self._settings.open_level.rank
+        for answer in state.answers:
+            elapsed = sighting.captured_at - answer.captured_at
+            if (
+                answer.level.rank < self._settings.open_level.rank
+                and abs(elapsed) <= gap
+                and distance(answer.bbox, sighting.bbox) <= reach(elapsed.total_seconds())
+            ):
+                return True
+        return False
 
     # whole answers
 
@@ -195,9 +196,9 @@ class Lifecycle:
         answer = Answer(
             task_id=sighting.task_id, captured_at=sighting.captured_at, level=sighting.level, bbox=sighting.bbox
         )
-        # older claims are passed over anyway, so older answers have nothing left to suppress
-        horizon = sighting.at - self._live_age - self.gap(state.frame_interval)
-        return replace(state, answers=(*(known for known in state.answers if known.captured_at > horizon), answer))
+        # None is forgotten here, however old: forgetting would depend on inputs that are not kept, and a replay would
+        # suppress what was shown. The ledger gives each batch only the answers that it may need.
+        return replace(state, answers=(*state.answers, answer))
 
     # the clock
 
