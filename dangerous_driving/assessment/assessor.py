@@ -28,12 +28,15 @@ from dangerous_driving.contracts import (
 )
 from dangerous_driving.errors import (
     AnswerError,
+    ContractError,
+    DangerousDrivingError,
     KeyRejectedError,
     LedgerError,
     LlmError,
     NoKeyError,
     ObjectNotFoundError,
     ObjectStoreError,
+    PictureError,
     StaleClaimError,
 )
 from dangerous_driving.ledger import assessments
@@ -46,6 +49,15 @@ from dangerous_driving.settings import LlmSettings
 log = structlog.get_logger(__name__)
 
 ValueT = TypeVar("ValueT")
+
+
+#: Why a task's picture cannot be had, most special first, and the cause that its failure gets.
+PICTURE_FAILURES: dict[type[DangerousDrivingError], str] = {
+    ObjectNotFoundError: "image_missing",
+    ObjectStoreError: "object_store",
+    ContractError: "image_address",  # not one of this store
+    PictureError: "image_unreadable",
+}
 
 
 class Outcome(StrEnum):
@@ -141,9 +153,9 @@ class Assessor:
     async def _assess(self, claim: Claim, lane: Lane, reservation: Reservation | None) -> Outcome:
         try:
             messages = await self._messages(claim.task)
-        except ObjectStoreError as error:
+        except tuple(PICTURE_FAILURES) as error:
             await self._give_back(reservation)
-            code = "image_missing" if isinstance(error, ObjectNotFoundError) else "object_store"
+            code = next(code for kind, code in PICTURE_FAILURES.items() if isinstance(error, kind))
             return await self._fail(claim, lane, code, str(error))
 
         tried: set[str] = set()

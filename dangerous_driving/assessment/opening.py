@@ -39,7 +39,7 @@ async def open_assessor(
     Raises:
         ConfigError: the prompt version is unknown.
     """
-    prompt = load_prompt(settings.llm.prompt_version)
+    prompt = load_prompt(settings.llm.prompt_version, longest_side=settings.llm.image_longest_side)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
     client = LlmClient(settings.llm)

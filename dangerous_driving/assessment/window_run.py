@@ -20,6 +20,7 @@ from dangerous_driving.ledger.tables import Frame, LlmCall, RiskAssessment
 from dangerous_driving.ledger.windows import (
     WindowCoverage,
     complete_window,
+    reopen_unanswered,
     start_window,
     window_coverage,
 )
@@ -68,6 +69,7 @@ async def assess_window(
     engine = assessor.engine
     version = await asyncio.to_thread(start_window, engine, window, run_id)
     await asyncio.to_thread(make_missing_tasks, engine, window)
+    await asyncio.to_thread(reopen_unanswered, engine, window)
     before = await asyncio.to_thread(window_coverage, engine, window)
     outcomes: Counter[Outcome] = Counter()
     while True:

@@ -47,18 +47,11 @@ def closed_windows_sensor(settings: WindowsSettings, partitions: dg.MultiPartiti
             lateness=settings.lateness,
             length=settings.length,
             limit=settings.runs_per_tick * LOOK_AHEAD,
+            since=windows.start,  # what lies before has no partition
         )
-        known = [window for window in due if window.window.start >= windows.start]
-        if len(known) < len(due):
-            context.log.error(
-                "%d due windows lie before the first partition, %s: set windows.start to an earlier time and reload the "
-                "code location",
-                len(due) - len(known),
-                windows.start.isoformat(),
-            )
         launches = plan(
-            known,
-            newest_runs(context.instance, [run_key(window) for window in known]),
+            due,
+            newest_runs(context.instance, [run_key(window) for window in due]),
             now=now,
             retry_delay=settings.retry_delay,
             room=settings.runs_per_tick,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.settings import DatabaseSettings
@@ -46,6 +47,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
     except (OperationalError, InterfaceError) as error:
         raise LedgerError(f"the database did not answer ({_first_line(error)}); check database.url") from error
+    except PoolTimeoutError as error:
+        raise LedgerError(
+            "no connection came free in time; raise database.pool_size, or look for slow queries"
+        ) from error
     except DBAPIError as error:
         raise LedgerError(f"the database refused a statement ({_first_line(error)})") from error
 

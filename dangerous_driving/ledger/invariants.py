@@ -6,7 +6,7 @@ and `until` (now less a grace, since a frame is in the store a moment before it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -205,10 +205,7 @@ def _objects(connection: Connection, store: ObjectStore, since: datetime, until:
     for message_id, url in frames:
         if url is None:
             continue  # it came without a picture
-        key = store.key(url)
-        for wanted in (key, key.rsplit(".", 1)[0] + ".json"):
-            if wanted not in stored:
-                yield Violation("every object exists", wanted, f"frame {message_id} names it, the store has it not")
+        yield from _missing(store, stored, url, f"frame {message_id}", also=".json")
     tasks = connection.execute(
         text(
             "SELECT task_id, group_image_url FROM assessment_task "
@@ -217,8 +214,7 @@ def _objects(connection: Connection, store: ObjectStore, since: datetime, until:
         horizon,
     )
     for task_id, url in tasks:
-        if store.key(url) not in stored:
-            yield Violation("every object exists", store.key(url), f"task {task_id} names it, the store has it not")
+        yield from _missing(store, stored, url, f"task {task_id}")
     newer = connection.scalars(text("SELECT message_id FROM frame WHERE captured_at >= :until"), horizon)
     known = {message_id for message_id, _ in frames} | set(newer)
     for key in stored:
@@ -227,6 +223,19 @@ def _objects(connection: Connection, store: ObjectStore, since: datetime, until:
             problem = _why_not_recorded(store, key, until)
             if problem:
                 yield Violation("every published frame is in the ledger", message_id, problem)
+
+
+def _missing(
+    store: ObjectStore, stored: Container[str], url: str, subject: str, *, also: str | None = None
+) -> Iterator[Violation]:
+    try:
+        key = store.key(url)
+    except ContractError as error:
+        yield Violation("every object exists", url, f"{subject} names it: {error}")
+        return
+    for wanted in [key, *([key.rsplit(".", 1)[0] + also] if also else [])]:
+        if wanted not in stored:
+            yield Violation("every object exists", wanted, f"{subject} names it, the store has it not")
 
 
 def _why_not_recorded(store: ObjectStore, key: str, until: datetime) -> str | None:

@@ -64,8 +64,10 @@ def touch_windows(connection: Connection, captured: Iterable[tuple[str, datetime
     )
 
 
-def due_windows(engine: Engine, *, now: datetime, lateness: float, length: int, limit: int) -> list[DueWindow]:
-    """Closed windows whose content is not completed, oldest first, at most `limit`; one query.
+def due_windows(
+    engine: Engine, *, now: datetime, lateness: float, length: int, limit: int, since: datetime | None = None
+) -> list[DueWindow]:
+    """Closed windows (from `since` on) whose content is not completed, oldest first, at most `limit`; one query.
 
     A window is left out after `MAX_ATTEMPTS` failed runs on the same content. One that a run is busy with is still due: the
     sensor's run key (window, version, attempts) keeps it from being started twice, and :func:`fail_window` changes the key.
@@ -82,6 +84,8 @@ def due_windows(engine: Engine, *, now: datetime, lateness: float, length: int, 
         .order_by(CameraWindow.window_start, CameraWindow.camera_id)
         .limit(limit)
     )
+    if since is not None:
+        statement = statement.where(CameraWindow.window_start >= since)
     with transaction(engine) as connection:
         return [
             DueWindow(Window(camera_id, start, length), version, attempts)
@@ -119,6 +123,14 @@ def complete_window(engine: Engine, window: Window, version: int) -> None:
             .where(*_is(window), CameraWindow.assessed_version < version)
             .values(assessed_version=version, completed_at=func.now())
         )
+
+
+def reopen_unanswered(engine: Engine, window: Window) -> int:
+    """Make tasks pending again whose current answer is gone from the ledger; returns how many."""
+    with transaction(engine) as connection:
+        return connection.execute(
+            text(_REOPEN), {"camera": window.camera_id, "start": window.start, "end": window.end}
+        ).rowcount
 
 
 def window_coverage(engine: Engine, window: Window) -> WindowCoverage:
@@ -199,6 +211,14 @@ SELECT
 
 _UNANSWERED = """
 SELECT count(*) FROM assessment_task t
+WHERE t.camera_id = :camera AND t.captured_at >= :start AND t.captured_at < :end AND t.state = 'assessed'
+  AND NOT EXISTS (
+    SELECT 1 FROM risk_assessment r
+    WHERE r.captured_at = t.captured_at AND r.task_id = t.task_id AND r.is_current)
+"""
+
+_REOPEN = """
+UPDATE assessment_task t SET state = 'pending', lane = 'window', reason = 'its answer is gone', updated_at = now()
 WHERE t.camera_id = :camera AND t.captured_at >= :start AND t.captured_at < :end AND t.state = 'assessed'
   AND NOT EXISTS (
     SELECT 1 FROM risk_assessment r

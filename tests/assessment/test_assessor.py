@@ -14,7 +14,7 @@ from dangerous_driving.ledger import claims
 from dangerous_driving.ledger.claims import Claim
 
 if TYPE_CHECKING:
-    from conftest import Bench
+    from tests.assessment.conftest import Bench
 
 pytestmark = pytest.mark.integration
 
@@ -113,6 +113,20 @@ async def test_a_missing_picture_fails_its_task_alone_and_costs_no_call(bench: B
     assert bench.rows("SELECT failure_code, calls FROM assessment_task WHERE state = 'failed'") == [
         ("image_missing", 0)
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [("folder://another-bucket/a.jpg", "image_address"), ("folder://traffic/broken.jpg", "image_unreadable")],
+)
+async def test_a_picture_that_is_none_is_the_cause_of_the_failure(
+    bench: Bench, now: datetime, url: str, code: str
+) -> None:
+    bench.record(now)
+    bench.store.put("broken.jpg", b"not a picture", "image/jpeg")
+    bench.rows(f"UPDATE assessment_task SET group_image_url = '{url}' RETURNING 1")
+    assert await assess_all(bench) == [Outcome.FAILED]
+    assert bench.rows("SELECT failure_code, calls FROM assessment_task") == [(code, 0)]
 
 
 async def test_without_a_usable_key_tasks_wait_for_the_window_lane(bench: Bench, now: datetime) -> None:

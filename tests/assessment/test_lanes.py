@@ -20,7 +20,7 @@ from dangerous_driving.settings import AssessmentSettings
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
 if TYPE_CHECKING:
-    from conftest import Batches, Bench
+    from tests.assessment.conftest import Batches, Bench
 
 pytestmark = pytest.mark.integration
 
@@ -156,3 +156,14 @@ def test_open_and_future_windows_are_refused_with_the_reason() -> None:
     future = window_of("sim-1", now + timedelta(hours=1), LENGTH)
     assert "future" in (is_assessable(future, now=now) or "")
     assert is_assessable(window, now=window.end + timedelta(seconds=5), lateness=5) is None
+
+
+async def test_an_answer_that_is_gone_is_asked_for_again(bench: Bench) -> None:
+    window = window_of("sim-1", datetime.now(UTC) - timedelta(hours=1), LENGTH)
+    bench.record(window.start, groups=2)
+    async with bench.assessor() as assessor:
+        await assess_window(assessor, window, run_id="1", settings=bench.settings.assessment)
+        bench.rows("DELETE FROM risk_assessment WHERE group_index = 1 RETURNING 1")
+        assert not windows.window_coverage(bench.engine, window).complete
+        report = await assess_window(assessor, window, run_id="2", settings=bench.settings.assessment)
+    assert (report.assessed, report.complete) == (1, True)
