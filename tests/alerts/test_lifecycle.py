@@ -168,6 +168,21 @@ def test_geometry_says_nothing_where_an_answer_has_just_found_no_danger(scene: S
     assert scene.streamed(4, HIGH)
 
 
+def test_geometry_goes_on_with_an_alert_that_an_answer_has_confirmed(scene: Scene) -> None:
+    scene.final(0, MEDIUM)
+    scene.geometry(1)
+    assert scene.alert.last_task_id == "frame1_group1"
+    assert (scene.alert.state, scene.alert.basis) == (AlertState.OPEN, AlertBasis.FINAL)
+
+
+def test_geometry_and_streamed_levels_of_a_scene_that_is_over_change_nothing(scene: Scene) -> None:
+    scene.final(0, HIGH)
+    scene.tick(30)
+    assert scene.geometry(1, delay=29) == []
+    assert scene.streamed(1, HIGH, delay=29) == []
+    assert scene.alert.state is AlertState.CLOSED
+
+
 def test_old_geometry_and_streamed_levels_open_nothing_but_an_old_answer_does(scene: Scene) -> None:
     assert scene.geometry(0, delay=61) == []
     assert scene.streamed(0, HIGH, delay=61) == []
