@@ -185,19 +185,30 @@ class Assessor:
                 await asyncio.sleep(self.RETRY_SECONDS)
 
     async def _start_call(self, claim: Claim, lane: Lane, reservation: Reservation) -> str:
-        try:
-            return await self._ledger(
-                assessments.start_call,
-                claim,
-                run=LIVE_RUN,
-                lane=lane.value,
-                key_hash=reservation.key_hash,
-                model=self._llm.model,
-                prompt_version=self._prompt.version,
+        started: list[str] = []  # also known when this is cancelled just as the row is written
+
+        def start(engine: Engine) -> None:
+            started.append(
+                assessments.start_call(
+                    engine,
+                    claim,
+                    run=LIVE_RUN,
+                    lane=lane.value,
+                    key_hash=reservation.key_hash,
+                    model=self._llm.model,
+                    prompt_version=self._prompt.version,
+                )
             )
+
+        try:
+            await self._ledger(start)
         except BaseException:
             await self._give_back(reservation)  # nothing was sent: the slot is free again
+            if started:
+                outcome = CallOutcome("cancelled", error="the worker stopped before the request was sent")
+                await self._ledger(assessments.finish_call, claim.task.timestamp, started[0], outcome)
             raise
+        return started[0]
 
     async def _give_back(self, reservation: Reservation | None) -> None:
         if reservation is not None:
@@ -284,8 +295,13 @@ class Assessor:
         # an answer that was paid for must not be lost to a database that is away for a moment; when it stays away,
         # the heartbeat stops too, and the claim goes to another worker
         while True:
+            writing = asyncio.ensure_future(asyncio.to_thread(work, self.engine, *args, **kwargs))
             try:
-                return await asyncio.to_thread(work, self.engine, *args, **kwargs)
+                return await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # the thread goes on anyway: what follows must find its statement done, not under way
+                await asyncio.wait([writing])
+                raise
             except LedgerError as error:
                 if not error.retriable:
                     raise

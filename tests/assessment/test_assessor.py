@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor, Outcome
 from dangerous_driving.contracts import Lane, RiskLevel, Stage
-from dangerous_driving.ledger import claims
+from dangerous_driving.ledger import assessments, claims
 from dangerous_driving.ledger.claims import Claim
 
 if TYPE_CHECKING:
@@ -156,6 +158,30 @@ async def test_a_cancelled_task_is_handed_back_and_its_call_marked(bench: Bench,
     [(state, reason)] = bench.rows("SELECT state, reason FROM assessment_task")
     assert state == "pending"
     assert "stops" in reason
+
+
+async def test_a_call_that_was_written_but_never_sent_is_not_left_open(
+    bench: Bench, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = assessments.start_call
+
+    def slow(engine: Engine, held: Claim, **details: str) -> str:
+        call_id = write(engine, held, **details)
+        time.sleep(0.5)  # the row is there, the caller does not know it yet
+        return call_id
+
+    monkeypatch.setattr(assessments, "start_call", slow)
+    bench.record(now)
+    async with bench.assessor() as assessor:
+        [held] = claim(bench, assessor)
+        running = asyncio.create_task(assessor.assess(held, Lane.REALTIME))
+        while not bench.rows("SELECT 1 FROM llm_call"):
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert bench.rows("SELECT status FROM llm_call") == [("cancelled",)]
+    assert bench.rows("SELECT state FROM assessment_task") == [("pending",)]
 
 
 async def test_an_answer_that_the_broker_did_not_take_is_published_later(bench: Bench, now: datetime) -> None:
