@@ -25,6 +25,9 @@ EDGES = {
 }
 
 AnInput = Sighting | Tick | VerdictGiven
+#: A busy machine is no failure.
+steady = settings(deadline=None)
+
 TYPES = ("tailgating", "speeding", "pedestrian_conflict")
 
 
@@ -68,6 +71,7 @@ def kept(changes: Sequence[AlertChange]) -> list[AnInput]:
     ]
 
 
+@steady
 @given(arrivals())
 def test_replaying_the_kept_inputs_makes_the_same_alerts(inputs: list[AnInput]) -> None:
     state, changes = run(inputs)
@@ -78,6 +82,7 @@ def test_replaying_the_kept_inputs_makes_the_same_alerts(inputs: list[AnInput]) 
     ]
 
 
+@steady
 @given(arrivals(), st.data())
 def test_inputs_that_come_again_change_nothing(inputs: list[AnInput], data: st.DataObject) -> None:
     state, changes = run(inputs)
@@ -89,6 +94,7 @@ def test_inputs_that_come_again_change_nothing(inputs: list[AnInput], data: st.D
         assert after == state
 
 
+@steady
 @given(arrivals())
 def test_versions_count_without_gaps_and_states_move_along_the_edges(inputs: list[AnInput]) -> None:
     state, changes = run(inputs)
@@ -102,6 +108,7 @@ def test_versions_count_without_gaps_and_states_move_along_the_edges(inputs: lis
     assert versions == {tracked.alert.alert_id: tracked.alert.version for tracked in state.alerts}
 
 
+@steady
 @given(arrivals())
 def test_an_alert_is_consistent_after_every_change(inputs: list[AnInput]) -> None:
     rung: set[str] = set()
@@ -120,6 +127,7 @@ def test_an_alert_is_consistent_after_every_change(inputs: list[AnInput]) -> Non
             rung.add(alert.alert_id)
 
 
+@steady
 @given(arrivals())
 def test_every_dangerous_answer_belongs_to_an_alert(inputs: list[AnInput]) -> None:
     _, changes = run(inputs)
@@ -129,7 +137,7 @@ def test_every_dangerous_answer_belongs_to_an_alert(inputs: list[AnInput]) -> No
             assert item.input_id in kept_answers
 
 
-@settings(max_examples=50)
+@settings(steady, max_examples=50)
 @given(
     st.lists(st.floats(0.5, 3), min_size=6, max_size=6),
     st.integers(-180, 180),
@@ -152,6 +160,7 @@ boxes = st.tuples(st.floats(0, 1920), st.floats(0, 1080), st.floats(1, 500), st.
 )
 
 
+@steady
 @given(boxes, boxes, st.floats(0.1, 10))
 def test_distance_is_symmetric_and_does_not_depend_on_the_picture_s_resolution(
     first: BBox, second: BBox, scale: float
@@ -164,6 +173,7 @@ def test_distance_is_symmetric_and_does_not_depend_on_the_picture_s_resolution(
     assert abs(distance(scaled(first), scaled(second)) - distance(first, second)) < 1e-6
 
 
+@steady
 @given(st.floats(0, 100), st.floats(0, 100))
 def test_a_scene_may_have_moved_farther_in_more_time(less: float, more: float) -> None:
     less, more = sorted((less, more))

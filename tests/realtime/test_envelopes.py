@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dangerous_driving.contracts import RiskLevel
@@ -63,6 +63,7 @@ values = st.recursive(
 kinds = st.sampled_from(["ping", "subscribe", "unsubscribe", "acknowledge", "reject"]) | values
 
 
+@settings(deadline=None)
 @given(st.text() | st.fixed_dictionaries({"type": kinds, "data": values}).map(json.dumps) | values.map(json.dumps))
 def test_no_message_ends_in_another_error(text: str) -> None:
     with suppress(UnreadableError):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
@@ -230,6 +230,7 @@ async def test_a_frame_finds_no_room_where_only_alerts_wait() -> None:
     assert [kind for kind, _ in await waiting(client)] == ["alert", "alert"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["alert", "detection_result", "risk_assessment", "take"]), max_size=60),
     st.integers(1, 6),
