@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 CACHE := .cache
 
-.PHONY: help demo test check lock s3-server system-packages clean
+.PHONY: help demo test check lock opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -30,8 +30,17 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.demo opencv-libraries
 	$(BIN)/dangerous-driving demo $(ARGS)
+
+# OpenCV's wheel needs two libraries that minimal Debian and Ubuntu images lack; desktops have them.
+opencv-libraries: $(VENV)/.demo
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libgl1 libglib2.0-0 >/dev/null; \
+		else \
+			echo "OpenCV cannot be loaded; on Debian or Ubuntu: sudo apt-get install libgl1 libglib2.0-0" >&2; exit 2; \
+		fi; }
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -39,7 +48,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/dagster definitions validate --module-name dangerous_driving.definitions --log-level warning
 
-test: $(VENV)/.dev system-packages s3-server
+test: $(VENV)/.dev opencv-libraries system-packages s3-server
 	$(BIN)/python -m pytest $(ARGS)
 
 # A real Chromium for the page tests. Elsewhere than on Debian, or without root, tests say what is missing.
