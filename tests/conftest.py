@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -16,6 +17,10 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
 from dangerous_driving.settings import DatabaseSettings
+
+# a small, busy machine is no reason for a property to fail
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

