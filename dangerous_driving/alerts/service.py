@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from sqlalchemy import Engine
@@ -23,49 +23,13 @@ from dangerous_driving.contracts import LIVE_RUN, Alert, DetectionResult, Messag
 from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.messaging import Received, Topic
+from dangerous_driving.messaging.seam import GroupMember, Sender
 from dangerous_driving.observability.metrics import ALERT_CHANGES, ALERT_INPUTS_IGNORED, ALERTS_RUNG
 from dangerous_driving.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 Clock = Callable[[], datetime]
-
-
-class Delivery(Protocol):
-    """The receipt of one message; see `messaging.producer`."""
-
-    def result(self, timeout: float) -> object:
-        """Wait for the brokers' receipt."""
-
-
-class Sender(Protocol):
-    """What is needed of a producer."""
-
-    def send(self, topic: Topic, message: Message, key: str) -> Delivery:
-        """Hand a message over without waiting."""
-
-
-class Receiver(Protocol):
-    """What is needed of a consumer."""
-
-    def poll(self, timeout: float, max_records: int) -> Sequence[Received[Any]]:
-        """The next messages."""
-
-    def commit(self) -> bool:
-        """Commit what was handed out."""
-
-    def pause(self) -> None:
-        """Hand out nothing, but stay in the group while polled."""
-
-    def resume(self) -> None:
-        """Go on."""
-
-    def lag(self) -> Mapping[tuple[Topic, int], int]:
-        """Messages that are not handed out yet, by partition."""
-
-    @property
-    def assignment(self) -> frozenset[tuple[Topic, int]]:
-        """The partitions that it reads."""
 
 
 def now_utc() -> datetime:
@@ -111,7 +75,7 @@ class AlertsService:
     BACKOFF_MAX = 10.0
 
     def __init__(
-        self, engine: Engine, consumer: Receiver, producer: Sender, settings: Settings, *, clock: Clock = now_utc
+        self, engine: Engine, consumer: GroupMember, producer: Sender, settings: Settings, *, clock: Clock = now_utc
     ) -> None:
         self._engine = engine
         self._consumer = consumer

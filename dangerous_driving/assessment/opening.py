@@ -13,8 +13,9 @@ from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
-from dangerous_driving.assessment.publisher import ResultPublisher, Sender
+from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.worker import living, register
+from dangerous_driving.messaging.seam import Sender
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.settings import Settings
 

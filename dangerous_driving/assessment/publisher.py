@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Protocol
 
 import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.results import final_result
-from dangerous_driving.contracts import Message, RiskAssessmentResult
+from dangerous_driving.contracts import RiskAssessmentResult
 from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger.assessments import AssessmentRecord, mark_published, unpublished
 from dangerous_driving.messaging import Topic
+from dangerous_driving.messaging.seam import Receipt, Sender
 
 log = structlog.get_logger(__name__)
-
-
-class Delivery(Protocol):
-    """The receipt of one message; see `messaging.producer`."""
-
-    def result(self, timeout: float) -> object:
-        """Wait for the brokers' receipt."""
-
-
-class Sender(Protocol):
-    """What is needed of a producer."""
-
-    def send(self, topic: Topic, message: Message, key: str) -> Delivery:
-        """Hand a message over without waiting."""
 
 
 class ResultPublisher:
@@ -47,7 +33,7 @@ class ResultPublisher:
         self._producer = producer
         self._delivery_timeout = delivery_timeout
         # bounded: a receipt that finds no room is simply not noted, and the answer is sent once more later
-        self._receipts: queue.Queue[tuple[AssessmentRecord, Delivery] | None] = queue.Queue(maxsize=2000)
+        self._receipts: queue.Queue[tuple[AssessmentRecord, Receipt] | None] = queue.Queue(maxsize=2000)
         self._thread = threading.Thread(target=self._note_receipts, name="receipts", daemon=True)
         self._thread.start()
 
@@ -80,7 +66,7 @@ class ResultPublisher:
         self._receipts.put(None)
         self._thread.join(self._delivery_timeout)
 
-    def _send(self, result: RiskAssessmentResult) -> Delivery | None:
+    def _send(self, result: RiskAssessmentResult) -> Receipt | None:
         try:
             return self._producer.send(Topic.RISK_ASSESSMENT_RESULTS, result, key=result.camera_id)
         except BrokerError as error:

@@ -19,9 +19,9 @@ from dangerous_driving.contracts import AssessmentTask, Lane
 from dangerous_driving.errors import LedgerError, NoKeyError
 from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, release
 from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.messaging.seam import Receiver
 from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
 from dangerous_driving.settings import AssessmentSettings
-from dangerous_driving.tasks.service import Receiver
 
 log = structlog.get_logger(__name__)
 

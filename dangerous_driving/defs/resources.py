@@ -19,7 +19,6 @@ from typing_extensions import override
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.opening import open_assessor
-from dangerous_driving.assessment.publisher import Delivery, Sender
 from dangerous_driving.assessment.window_run import WindowReport, assess_window
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Message
@@ -27,6 +26,7 @@ from dangerous_driving.errors import BrokerError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import Producer, Topic
+from dangerous_driving.messaging.seam import Receipt, Sender
 from dangerous_driving.objects import ObjectStore, open_store
 from dangerous_driving.settings import load
 
@@ -83,7 +83,7 @@ class _AbsentBroker(Sender):
         self._reason = reason
 
     @override
-    def send(self, topic: Topic, message: Message, key: str) -> Delivery:
+    def send(self, topic: Topic, message: Message, key: str) -> Receipt:
         """Refuse.
 
         Raises:

@@ -21,12 +21,13 @@ import uvicorn
 from sqlalchemy import Engine
 
 from dangerous_driving.alerts.lifecycle import Lifecycle
-from dangerous_driving.alerts.service import AlertPublisher, Sender
+from dangerous_driving.alerts.service import AlertPublisher
 from dangerous_driving.contracts import Alert, DetectionResult, RiskAssessmentResult
 from dangerous_driving.errors import ConfigError, LedgerError
 from dangerous_driving.ledger import overview
 from dangerous_driving.ledger.alerts import changed_since
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic
+from dangerous_driving.messaging.seam import Sender
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.realtime.app import create_app
 from dangerous_driving.realtime.envelopes import MAX_CLIENT_MESSAGE

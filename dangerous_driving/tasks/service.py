@@ -8,47 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine
 
-from dangerous_driving.contracts import AssessmentTask, DetectionResult, Message
+from dangerous_driving.contracts import AssessmentTask, DetectionResult
 from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger.frames import record_detections
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Topic
-from dangerous_driving.messaging.consumer import Received
+from dangerous_driving.messaging.seam import Receiver, Sender
 from dangerous_driving.observability.metrics import FRAMES_RECORDED, TASKS_CREATED
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
 log = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
-
-
-class Delivery(Protocol):
-    """The receipt of one message; see `messaging.producer`."""
-
-    def result(self, timeout: float) -> object:
-        """Wait for the brokers' receipt."""
-
-
-class Sender(Protocol):
-    """What this service needs of a producer."""
-
-    def send(self, topic: Topic, message: Message, key: str) -> Delivery:
-        """Hand a message over without waiting."""
-
-
-class Receiver(Protocol):
-    """What this service needs of a consumer."""
-
-    def poll(self, timeout: float, max_records: int) -> Sequence[Received[Any]]:
-        """The next messages."""
-
-    def commit(self) -> bool:
-        """Commit what was handed out."""
 
 
 class TasksService:

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 from sqlalchemy import text
 
 from dangerous_driving.contracts import AlertBasis, RiskLevel, Stage
 from dangerous_driving.ledger.database import transaction
-from tests.conftest import missing_component
+from tests.chromium import PAINTED, PIXELS, chromium
 from tests.realtime.conftest import BridgeFactory, RunningBridge, a_frame, a_sighting, an_answer, moment
 
 pytestmark = pytest.mark.integration
-
-CHROMIUM_ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-)
-
-#: The pixels of a canvas, read from a copy (reading from the canvas itself makes the browser complain).
-PIXELS = """const copy = new OffscreenCanvas(canvas.width, canvas.height);
-  const context = copy.getContext("2d");
-  context.drawImage(canvas, 0, 0);
-  const pixels = context.getImageData(0, 0, copy.width, copy.height).data;"""
-
-#: Whether a canvas has anything on it: the share of pixels that are not transparent.
-PAINTED = f"""canvas => {{
-  {PIXELS}
-  let painted = 0;
-  for (let index = 3; index < pixels.length; index += 4) if (pixels[index]) painted += 1;
-  return painted / (pixels.length / 4);
-}}"""
 
 #: Whether a canvas has a pixel of about this colour.
 HAS_COLOUR = f"""([canvas, wanted]) => {{
@@ -68,28 +43,14 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as running:
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        missing_component("no Chromium: install Debian's package chromium")
-    try:
-        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_ARGUMENTS)
-    except PlaywrightError as error:
-        missing_component(f"Chromium does not start: {error.message.splitlines()[0]}")
-        raise
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900}, timezone_id="UTC", locale="en-GB")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, timezone_id="UTC", locale="en-GB")
     context.set_default_timeout(20_000)
     expect.set_options(timeout=20_000)
     yield context
@@ -266,8 +227,8 @@ def test_a_page_without_token_asks_for_it(start_bridge: BridgeFactory, context: 
     assert all("401" in problem for problem in watched.problems)
 
 
-def test_on_a_phone_alerts_and_cameras_are_two_views(bridge: RunningBridge, chromium: Browser) -> None:
-    context = chromium.new_context(viewport={"width": 390, "height": 844})
+def test_on_a_phone_alerts_and_cameras_are_two_views(bridge: RunningBridge, browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
     expect.set_options(timeout=20_000)
     try:
         watched = Watched(context.new_page())

@@ -1,0 +1,51 @@
+"""What services need of the message log, so that their tests can do with a small fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from dangerous_driving.contracts import Message
+from dangerous_driving.messaging.consumer import Received
+from dangerous_driving.messaging.topics import Topic
+
+
+class Receipt(Protocol):
+    """Of one message under way; `producer.Delivery` is the real one."""
+
+    def result(self, timeout: float) -> object:
+        """Wait for the brokers' receipt. Raises BrokerError."""
+
+
+class Sender(Protocol):
+    """The sending side; `producer.Producer` is the real one."""
+
+    def send(self, topic: Topic, message: Message, key: str) -> Receipt:
+        """Hand a message over without waiting. Raises BrokerError."""
+
+
+class Receiver(Protocol):
+    """The receiving side with commits; `consumer.Consumer` is the real one."""
+
+    def poll(self, timeout: float, max_records: int) -> Sequence[Received[Any]]:
+        """The next messages."""
+
+    def commit(self) -> bool:
+        """Commit what was handed out."""
+
+
+class GroupMember(Receiver, Protocol):
+    """A receiver that can also hold back, and knows what it reads."""
+
+    def pause(self) -> None:
+        """Hand out nothing, but stay in the group while polled."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def lag(self) -> Mapping[tuple[Topic, int], int]:
+        """Messages that are not handed out yet, by partition."""
+
+    @property
+    def assignment(self) -> frozenset[tuple[Topic, int]]:
+        """The partitions that it reads."""
