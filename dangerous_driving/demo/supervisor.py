@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from types import FrameType
 
 import yaml
@@ -376,7 +379,7 @@ class Demo:
         if self._settings.llm.simulated:
             self._console.print(f"{'note':>14}  the answers come from a simulated LLM ({self._settings.llm.model})")
         self._console.print(
-            f"{'check it':>14}  dangerous-driving verify --grace 0 --data-dir {self._plan.folder.path}",
+            f"{'check it':>14}  {own_program()} verify --grace 0 --data-dir {self._plan.folder.path}",
             highlight=False,
             soft_wrap=True,
         )
@@ -395,6 +398,13 @@ class Demo:
                     part.wait(deadline - time.monotonic())
         finally:
             self._plan.folder.broker_file.unlink(missing_ok=True)
+
+
+def own_program() -> str:
+    """How a user calls this program: by name when it is on the PATH, else by where it lies."""
+    if shutil.which("dangerous-driving"):
+        return "dangerous-driving"
+    return str(Path(sys.executable).with_name("dangerous-driving"))
 
 
 def answers(address: str) -> bool:
