@@ -11,8 +11,9 @@ import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from dangerous_driving.errors import ConfigError, DangerousDrivingError
+from dangerous_driving.errors import BrokerError, ConfigError, DangerousDrivingError, LedgerError, ObjectStoreError
 
 if TYPE_CHECKING:
     from dangerous_driving.settings import Settings
@@ -325,17 +326,19 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: errors of this package end with one sentence, 2 for what a user can set right, else 1."""
+    """Entry point: errors of this package end with one sentence.
+
+    The exit code is 2 for what a user can set right: a setting, a file, or the address of a part that does not answer (once
+    a service runs it rides such outages out, so here it is one at the start); else 1.
+    """
     # services set up their own logs; a command for a person speaks for itself
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     try:
         app()
-    except ConfigError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
-        sys.exit(2)
     except DangerousDrivingError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError)
+        sys.exit(2 if user_can_mend else 1)
 
 
 if __name__ == "__main__":

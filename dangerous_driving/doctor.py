@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from dangerous_driving.assessment.keys import Key, load_keys
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
-from dangerous_driving.errors import DangerousDrivingError, KeyRejectedError, LlmError
+from dangerous_driving.errors import DangerousDrivingError, KeyRejectedError, LlmError, UnavailableError
 from dangerous_driving.ledger.database import open_engine, transaction
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import check as check_topics
@@ -88,41 +88,56 @@ def weights(settings: Settings) -> str:
     return f"{open_detector(settings.detection).model_name} on engine {settings.detection.engine}"
 
 
-def endpoint_and_keys(settings: Settings) -> Iterator[Finding]:
+def endpoint_and_keys(settings: Settings) -> list[Finding]:
     """Try each key once; what is wrong with the endpoint itself is said once."""
     try:
         keys = load_keys(settings.keys)
     except DangerousDrivingError as error:
-        yield Finding("keys", False, str(error))
-        return
+        return [Finding("keys", False, str(error))]
     if not keys:
-        yield Finding("keys", False, "no API key is configured; set keys.file or DD_KEYS__SECRETS")
-        return
-    results = asyncio.run(_try(settings.llm, keys))
-    unreachable = next((error for error in results if error and not isinstance(error, KeyRejectedError)), None)
-    address = f"{settings.llm.base_url}, model {settings.llm.model}"
-    if unreachable:
-        yield Finding("endpoint", False, f"{address}: {unreachable}; check llm.base_url and the network")
-    else:
-        yield Finding("endpoint", True, address + (" (SIMULATED)" if settings.llm.simulated else ""))
-    for key, problem in zip(keys, results, strict=True):
-        if isinstance(problem, KeyRejectedError):
-            yield Finding(f"key {key.key_hash}", False, f"{problem}; replace or remove it (keys.file)")
-        elif problem is None:
-            yield Finding(f"key {key.key_hash}", True, "accepted")
+        return [Finding("keys", False, "no API key is configured; set keys.file or DD_KEYS__SECRETS")]
+    try:
+        rejected = rejected_keys(settings.llm, keys)
+    except UnavailableError as error:
+        return [Finding("endpoint", False, str(error))]
+    address = f"{settings.llm.base_url}, model {settings.llm.model}" + (
+        " (SIMULATED)" if settings.llm.simulated else ""
+    )
+    return [
+        Finding("endpoint", True, address),
+        *(
+            Finding(f"key {key.key_hash}", False, f"{rejected[key.key_hash]}; replace or remove it (keys.file)")
+            if key.key_hash in rejected
+            else Finding(f"key {key.key_hash}", True, "accepted")
+            for key in keys
+        ),
+    ]
 
 
-async def _try(llm: LlmSettings, keys: Sequence[Key]) -> list[LlmError | None]:
+def rejected_keys(llm: LlmSettings, keys: Sequence[Key]) -> dict[str, KeyRejectedError]:
+    """Ask the endpoint with each key; returns those it does not accept, by hash.
+
+    Raises:
+        UnavailableError: the endpoint itself does not answer as it should; names llm.base_url.
+    """
+    return asyncio.run(_rejected(llm, keys))
+
+
+async def _rejected(llm: LlmSettings, keys: Sequence[Key]) -> dict[str, KeyRejectedError]:
     client = LlmClient(llm)
-    results: list[LlmError | None] = []
+    rejected: dict[str, KeyRejectedError] = {}
     try:
         for key in keys:
             try:
                 await client.probe(key.secret)
+            except KeyRejectedError as error:
+                rejected[key.key_hash] = error
             except LlmError as error:
-                results.append(error)
-            else:
-                results.append(None)
+                raise UnavailableError(
+                    "llm.base_url",
+                    f"{llm.base_url} does not answer as an LLM endpoint ({error})",
+                    "check the address and the network",
+                ) from error
     finally:
         await client.close()
-    return results
+    return rejected

@@ -378,6 +378,10 @@ def load(path: Path | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         setting = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                setting, "unknown setting", "see the names with: dangerous-driving config check"
+            ) from error
         raise ConfigError(
             setting, first["msg"], f"set it in the YAML file or as {ENV_PREFIX}{setting.upper().replace('.', '__')}"
         ) from error

@@ -11,9 +11,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from dangerous_driving.assessment.keys import load_keys
 from dangerous_driving.camera.source import probe
 from dangerous_driving.demo.data_folder import DataFolder
 from dangerous_driving.detection.engine import open_engine
+from dangerous_driving.doctor import rejected_keys
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.settings import CameraSpec, Settings
 
@@ -76,6 +78,8 @@ def make(
     if dagster_port is not None:
         require_free("127.0.0.1", dagster_port, "--dagster-port")
     simulated = not (settings.keys.secrets or settings.keys.file)
+    if not simulated:
+        require_accepted(settings)
     llm_port = free_port() if simulated else None
     changed: dict[str, Any] = {
         "camera": settings.camera.model_copy(update={"cameras": tuple(specs)}),
@@ -140,6 +144,20 @@ def first_window(folder: DataFolder) -> datetime:
     except (OSError, ValueError, KeyError):
         created = datetime.now(UTC)
     return created.astimezone(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+
+
+def require_accepted(settings: Settings) -> None:
+    """Refuse an endpoint that does not answer, and keys that it does not accept.
+
+    Raises:
+        ConfigError: names llm.base_url or the keys by their hash.
+    """
+    keys = load_keys(settings.keys)
+    rejected = rejected_keys(settings.llm, keys)
+    if rejected:
+        given = "keys.file" if settings.keys.file else "keys.secrets"
+        names = ", ".join(sorted(rejected))
+        raise ConfigError(given, f"{settings.llm.base_url} does not accept {names}", "replace or remove what is wrong")
 
 
 def require_free(host: str, port: int, argument: str) -> None:

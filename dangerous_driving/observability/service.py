@@ -13,7 +13,7 @@ from typing import Self
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from dangerous_driving.errors import ConfigError
+from dangerous_driving.errors import ConfigError, DangerousDrivingError
 from dangerous_driving.observability import logging
 from dangerous_driving.settings import Settings
 
@@ -63,7 +63,9 @@ class ServiceProcess:
         if self._server:
             self._server.shutdown()
             self._server.server_close()
-        if error is not None:
+        if isinstance(error, DangerousDrivingError):
+            log.error("ended", reason=str(error))  # it says what to do; where in the code it arose helps nobody
+        elif error is not None:
             log.error("ended", reason=str(error), exc_info=error)
         else:
             log.info("stopped")

@@ -226,7 +226,15 @@ def count(url: str, query: str) -> int:
         return found
 
 
+ENVIRONMENTS = {
+    "an endpoint that is not there": {"DD_KEYS__SECRETS": '["sk-1"]', "DD_LLM__BASE_URL": "http://127.0.0.1:9/v1"},
+    "a key that is blank": {"DD_KEYS__SECRETS": '[" "]'},
+    "a setting that is unknown": {"DD_KAFKA__BOOTSTRAP": "here:9092"},
+}
 BAD = {
+    "an endpoint that is not there": ([], "llm.base_url"),
+    "a key that is blank": ([], "keys.secrets"),
+    "a setting that is unknown": ([], "kafka.bootstrap"),
     "a missing clip": (["--source", "nowhere.mp4"], "--source"),
     "a clip that is text": (["--source", "{text}"], "--source"),
     "missing weights": (["--weights", "nowhere.onnx"], "--weights"),
@@ -256,7 +264,7 @@ def test_bad_input_ends_with_one_sentence_and_nothing_left_running(case: str, sh
         defaults |= dict(zip(arguments[::2], (item.format(**values) for item in arguments[1::2]), strict=True))
         done = subprocess.run(
             [*COMMAND, "demo", *(item for pair in defaults.items() for item in pair)],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=120, env=os.environ | ENVIRONMENTS.get(case, {}),
         )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     said = done.stderr.strip().splitlines()
