@@ -34,6 +34,15 @@ SCHEMA_VERSION = 1
 #: Name space of every derived id (uuid5), so that a replay of the same input writes the same ids.
 ID_NAMESPACE = uuid.UUID("6f1c1c1e-6a43-5d0b-9d7a-5b1d8f6a2c10")
 
+#: ``\\u0000`` in JSON, unless the backslash itself is escaped.
+ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+#: Whole numbers that tables hold.
+MAX_INTEGER = 2**31 - 1
+
+#: Capture times outside are a broken clock; tables get a partition per day.
+YEARS = range(2000, 2100)
+
 CAMERA_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -101,8 +110,17 @@ def iso_milliseconds(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _plausible(value: datetime) -> datetime:
+    if value.year not in YEARS:
+        raise ValueError(f"a time from {YEARS.start} to {YEARS.stop - 1}; is the sender's clock right?")
+    return value
+
+
 Timestamp = Annotated[
-    AwareDatetime, AfterValidator(in_utc_milliseconds), PlainSerializer(iso_milliseconds, when_used="json")
+    AwareDatetime,
+    AfterValidator(_plausible),
+    AfterValidator(in_utc_milliseconds),
+    PlainSerializer(iso_milliseconds, when_used="json"),
 ]
 
 
@@ -139,8 +157,11 @@ class Message(BaseModel):
         Raises:
             ContractError: names the first field that is missing or ill-typed.
         """
+        raw = data.encode() if isinstance(data, str) else data
+        if b"\0" in raw or ESCAPED_NUL.search(raw):
+            raise ContractError(cls.__name__, "", "a NUL character, which no table can hold")
         try:
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise ContractError(cls.__name__, _path(first["loc"]), first["msg"]) from error
@@ -160,7 +181,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 class DetectedObject(Message):
     """One road user in a frame; ``object_id`` counts from 1 within its frame."""
 
-    object_id: int = Field(ge=1)
+    object_id: int = Field(ge=1, le=MAX_INTEGER)
     class_name: str = Field(alias="class", min_length=1)
     confidence: Probability
     bbox: BBox
@@ -169,8 +190,8 @@ class DetectedObject(Message):
 class TrafficGroup(Message):
     """Objects close to each other; ``group_index`` counts from 1 within its frame and is no identity beyond it."""
 
-    group_index: int = Field(ge=1)
-    object_count: int = Field(ge=0)
+    group_index: int = Field(ge=1, le=MAX_INTEGER)
+    object_count: int = Field(ge=0, le=MAX_INTEGER)
     bbox: BBox
     classes: tuple[str, ...]
     group_image_url: str | None = None
@@ -193,8 +214,8 @@ class DetectionResult(Message):
     message_id: str = Field(min_length=1, max_length=128)
     camera_id: CameraId
     timestamp: Timestamp  # of capture
-    image_width: int = Field(gt=0)
-    image_height: int = Field(gt=0)
+    image_width: int = Field(gt=0, le=MAX_INTEGER)
+    image_height: int = Field(gt=0, le=MAX_INTEGER)
     raw_frame_url: str | None = None
     detected_objects: tuple[DetectedObject, ...]
     traffic_groups: tuple[TrafficGroup, ...]
@@ -211,7 +232,7 @@ class DetectionResult(Message):
 class GroupMetadata(Message):
     """Of the group that a task is about."""
 
-    object_count: int = Field(ge=0)
+    object_count: int = Field(ge=0, le=MAX_INTEGER)
     classes: tuple[str, ...]
     bbox: BBox
 
@@ -224,7 +245,7 @@ class AssessmentTask(Message):
     request_id: str = Field(min_length=1, max_length=128)  # messageId of the detection result
     camera_id: CameraId
     timestamp: Timestamp  # of capture
-    group_index: int = Field(ge=1)
+    group_index: int = Field(ge=1, le=MAX_INTEGER)
     group_image_url: str | None = None
     group_image_base64: str | None = None
     detected_objects: tuple[DetectedObject, ...]
@@ -235,7 +256,7 @@ class AssessmentTask(Message):
 class RiskAssessment(Message):
     """The answer for one group. In a provisional result only the level is known."""
 
-    group_index: int = Field(ge=1)
+    group_index: int = Field(ge=1, le=MAX_INTEGER)
     risk_level: RiskLevel
     confidence: Probability | None = None
     risk_types: tuple[str, ...] = ()

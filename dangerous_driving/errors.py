@@ -12,6 +12,7 @@
     ├── ObjectStoreError       the object store refused or did not answer                 retriable
     │   └── ObjectNotFoundError  there is no object of that key
     ├── LedgerError            the database refused or did not answer                     retriable
+    │   ├── StatementRefusedError  it does not take these values
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
     ├── PictureError           a picture cannot be decoded                                task: failed
     ├── NoKeyError             no API key may send a request now                          retriable
@@ -99,6 +100,12 @@ class LedgerError(DangerousDrivingError):
     """The database refused or did not answer in time."""
 
     retriable = True
+
+
+class StatementRefusedError(LedgerError):
+    """The database does not take these values or this statement: trying again changes nothing."""
+
+    retriable = False
 
 
 class StaleClaimError(LedgerError):

@@ -67,6 +67,11 @@ class ClaimQueue:
             heapq.heapify(self._heap)
         return late
 
+    @property
+    def tokens(self) -> set[int]:
+        """The tokens of all claims in it."""
+        return {entry[2].token for entry in self._heap}
+
     def drain(self) -> list[Claim]:
         """Take all claims out."""
         claims = [entry[2] for entry in self._heap]

@@ -144,7 +144,7 @@ class Assessor:
                 log.warning("claim_is_stale", reason=str(error))
                 return Outcome.STALE
             except asyncio.CancelledError:
-                await asyncio.shield(self._hand_back(claim, lane, "handed back: the worker stops"))
+                await self._once(release, [claim], lane=lane, reason="handed back: the worker stops")
                 raise
             except Exception as error:  # a defect on one task ends this task, visibly, not the lane
                 log.exception("assessment_broke")
@@ -153,24 +153,30 @@ class Assessor:
     async def _assess(self, claim: Claim, lane: Lane, reservation: Reservation | None) -> Outcome:
         try:
             messages = await self._messages(claim.task)
+        except asyncio.CancelledError:
+            await self._give_back(reservation)
+            raise
         except tuple(PICTURE_FAILURES) as error:
             await self._give_back(reservation)
             code = next(code for kind, code in PICTURE_FAILURES.items() if isinstance(error, kind))
             return await self._fail(claim, lane, code, str(error))
 
         tried: set[str] = set()
+        failure: LlmError | None = None
         for number in range(1 + self._llm.max_retries):
             if reservation is None:
                 try:
                     reservation = await self._reserve(lane, tried)
                 except NoKeyError as error:
+                    if failure is not None:  # no other key is left to try
+                        return await self._fail(claim, lane, failure.code, str(failure), retries=number - 1)
                     return await self._hand_back(claim, Lane.WINDOW, f"no key: {error}")
             call_id = await self._start_call(claim, lane, reservation)
             try:
                 return await self._ask(Attempt(claim, lane, reservation, call_id, number), messages)
             except LlmError as error:
                 tried.add(reservation.key_hash)
-                reservation = None
+                reservation, failure = None, error
                 last = number == self._llm.max_retries
                 if last or not (error.retriable or isinstance(error, KeyRejectedError)):
                     return await self._fail(claim, lane, error.code, str(error), retries=number)
@@ -206,7 +212,7 @@ class Assessor:
             await self._give_back(reservation)  # nothing was sent: the slot is free again
             if started:
                 outcome = CallOutcome("cancelled", error="the worker stopped before the request was sent")
-                await self._ledger(assessments.finish_call, claim.task.timestamp, started[0], outcome)
+                await self._close_call(claim.task, started[0], outcome)
             raise
         return started[0]
 
@@ -244,7 +250,12 @@ class Assessor:
             raise
         except asyncio.CancelledError:
             await self.pool.report(reservation, "cancelled")
-            await asyncio.shield(self._finish(attempt, CallOutcome("cancelled", error="the worker stopped")))
+            await self._close_call(claim.task, attempt.call_id, CallOutcome("cancelled", error="the worker stopped"))
+            raise
+        except Exception as error:
+            # a defect of ours: the request has left, and its row must not look as if it were under way
+            await self.pool.report(reservation, "cancelled")
+            await self._close_call(claim.task, attempt.call_id, CallOutcome("error", error=repr(error)))
             raise
         await self.pool.report(reservation)
         try:
@@ -307,6 +318,16 @@ class Assessor:
                     raise
                 log.warning("ledger_is_away", reason=str(error))
                 await asyncio.sleep(self.RETRY_SECONDS)
+
+    async def _close_call(self, task: AssessmentTask, call_id: str, outcome: CallOutcome) -> None:
+        await self._once(assessments.finish_call, task.timestamp, call_id, outcome)
+
+    async def _once(self, work: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        # on the way out there is no time to wait for a database that is away: the next sweep does the rest
+        try:
+            await asyncio.shield(asyncio.to_thread(work, self.engine, *args, **kwargs))
+        except LedgerError as error:
+            log.warning("left_to_the_sweep", reason=str(error))
 
     def _metadata(self, lane: Lane, retries: int) -> AssessmentMetadata:
         return AssessmentMetadata(

@@ -17,7 +17,7 @@ from dangerous_driving.assessment.admission import ClaimQueue, admit
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.contracts import AssessmentTask, Lane
 from dangerous_driving.errors import LedgerError, NoKeyError
-from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, release
+from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, held_by, release
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging.seam import Receiver
 from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
@@ -36,6 +36,7 @@ class Scheduler:
     RETRY_SECONDS = 1.0
     PICK_UP_SECONDS = 1.0
     KEY_WAIT_SECONDS = 1.0
+    FORGOTTEN_SECONDS = 5.0  # younger claims may be on their way into the queue
     SHUTDOWN_SECONDS = 10.0  # calls under way may take this long after the stop
 
     def __init__(
@@ -49,7 +50,7 @@ class Scheduler:
         self._partitions = Partitions()
         self._queue = ClaimQueue()
         self._wake = asyncio.Event()
-        self._running: set[asyncio.Task[object]] = set()
+        self._running: dict[asyncio.Task[object], Claim] = {}
 
     async def run(self, stop: threading.Event) -> None:
         """Work until `stop`; then calls under way get some seconds, and what is left goes back to the ledger.
@@ -120,6 +121,8 @@ class Scheduler:
                         window_length=self._window_length,
                     )
             except LedgerError as error:
+                if not error.retriable:
+                    raise
                 # the batch stays in hand and uncommitted: it is neither lost nor taken twice
                 log.warning("claim_waits", reason=str(error))
                 if stop.wait(self.RETRY_SECONDS):
@@ -164,13 +167,13 @@ class Scheduler:
             claim = self._queue.pop()
             QUEUE_DEPTH.set(len(self._queue))
             task = asyncio.create_task(self._assessor.assess(claim, Lane.REALTIME, reservation=reservation))
-            self._running.add(task)
+            self._running[task] = claim
             IN_FLIGHT.set(len(self._running))
             task.add_done_callback(lambda done: self._done(done, slots))
 
     def _done(self, task: asyncio.Task[object], slots: asyncio.Semaphore) -> None:
         slots.release()
-        self._running.discard(task)
+        self._running.pop(task, None)
         IN_FLIGHT.set(len(self._running))
 
     async def _defer_late(self) -> None:
@@ -195,17 +198,25 @@ class Scheduler:
                         limit=min(room, self._settings.batch_size),
                     )
                     self._enqueue(claims)
+                await self._recover_forgotten()
                 await self._defer_late()
                 await asyncio.to_thread(self._assessor.publisher.republish)
             except LedgerError as error:
                 log.warning("pick_up_waits", reason=str(error))
             await asyncio.sleep(self.PICK_UP_SECONDS)
 
+    async def _recover_forgotten(self) -> None:
+        # a statement whose outcome was lost with the connection leaves claims that this process does not know of, or no
+        # longer; without this they would wait for its end
+        held = await asyncio.to_thread(held_by, self._engine, self._assessor.worker, older_than=self.FORGOTTEN_SECONDS)
+        known = self._queue.tokens | {claim.token for claim in self._running.values()}
+        self._enqueue([claim for claim in held if claim.token not in known])
+
     async def _release(self, claims: Sequence[Claim], lane: Lane, reason: str) -> None:
         try:
             await asyncio.to_thread(release, self._engine, claims, lane=lane, reason=reason)
         except LedgerError as error:
-            # they are this worker's until it is swept
+            # they are still this worker's, and found again as forgotten ones
             log.warning("claims_not_released", claims=len(claims), reason=str(error))
 
     async def _hand_back_all(self) -> None:
@@ -213,6 +224,7 @@ class Scheduler:
         if self._running:
             log.info("finishing", calls=len(self._running))
             await asyncio.wait(self._running, timeout=self.SHUTDOWN_SECONDS)
-        for task in self._running:
+        running = list(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)

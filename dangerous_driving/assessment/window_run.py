@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
 
 from dangerous_driving.assessment.assessor import Assessor, Outcome
 from dangerous_driving.assessment.windows import Window
@@ -85,9 +85,11 @@ async def assess_window(
             outcomes.update(await _assess_all(assessor, claims, settings.max_in_flight))
             if outcomes[Outcome.HANDED_BACK]:
                 break  # no key: the tasks wait for the next run
-        elif (await asyncio.to_thread(window_coverage, engine, window)).claimed == 0:
-            break
         else:
+            coverage = await asyncio.to_thread(window_coverage, engine, window)
+            if not (coverage.claimed or coverage.pending):
+                break
+            # another worker holds some, or a sweep has just handed some back
             await asyncio.sleep(WAIT_SECONDS)
         assessor.require_alive()
     after = await asyncio.to_thread(window_coverage, engine, window)
@@ -110,8 +112,17 @@ async def _assess_all(assessor: Assessor, claims: list[Claim], max_in_flight: in
 
 def make_missing_tasks(engine: Engine, window: Window) -> int:
     """Make the tasks of the window's frames that are not in the ledger; returns how many."""
+    missing = text(
+        "EXISTS (SELECT 1 FROM jsonb_array_elements(frame.traffic_groups) AS g "
+        "WHERE (g ->> 'objectCount')::int >= 2 AND NOT EXISTS (SELECT 1 FROM assessment_task t "
+        "WHERE t.captured_at = frame.captured_at AND t.message_id = frame.message_id "
+        "AND t.group_index = (g ->> 'groupIndex')::int))"
+    )
     statement = select(Frame).where(
-        Frame.camera_id == window.camera_id, Frame.captured_at >= window.start, Frame.captured_at < window.end
+        Frame.camera_id == window.camera_id,
+        Frame.captured_at >= window.start,
+        Frame.captured_at < window.end,
+        missing,
     )
     with transaction(engine) as connection:
         frames = [

@@ -208,6 +208,17 @@ def task_message(row: Row[tuple[object, ...]]) -> TaskMessage:
     )
 
 
+def held_by(engine: Engine, worker: int, *, older_than: float) -> list[Claim]:
+    """What the ledger says the worker has held for `older_than` seconds; it may have lost track of some of it."""
+    statement = text(
+        "SELECT * FROM assessment_task WHERE state = 'claimed' AND claim_worker = :worker "
+        "AND claimed_at < now() - make_interval(secs => :age)"
+    )
+    with transaction(engine) as connection:
+        rows = connection.execute(statement, {"worker": worker, "age": older_than}).all()
+    return [Claim(task_message(row), row.claim_token, worker, row.attempts) for row in rows]
+
+
 def release(engine: Engine, claims: Sequence[Claim], *, lane: Lane, reason: str) -> int:
     """Give tasks back that were not assessed; those handed on to another worker meanwhile stay with it."""
     if not claims:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from dangerous_driving.errors import LedgerError
+from dangerous_driving.errors import LedgerError, StatementRefusedError
 from dangerous_driving.settings import DatabaseSettings
 
 
@@ -51,6 +51,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise LedgerError(
             "no connection came free in time; raise database.pool_size, or look for slow queries"
         ) from error
+    except (DataError, IntegrityError, ProgrammingError) as error:
+        raise StatementRefusedError(f"the database refused a statement ({_first_line(error)})") from error
     except DBAPIError as error:
         raise LedgerError(f"the database refused a statement ({_first_line(error)})") from error
 

@@ -17,6 +17,9 @@ from dangerous_driving.ledger.tables import AssessmentTask, Camera, Frame
 from dangerous_driving.ledger.windows import touch_windows
 from dangerous_driving.settings import CameraSpec
 
+#: PostgreSQL takes 65,535 parameters in one statement; a task has 14.
+ROWS_PER_STATEMENT = 1000
+
 #: Why a task that nobody has claimed yet is pending.
 WAITING_FOR_SCHEDULER = "new: waiting for a scheduler"
 
@@ -107,13 +110,16 @@ def insert_tasks(
     rows = [
         {**task_row(task), "state": "pending", "lane": lane.value, "reason": reason} for task in in_key_order(tasks)
     ]
-    inserted = connection.execute(
-        insert(AssessmentTask)
-        .values(rows)
-        .on_conflict_do_nothing()
-        .returning(AssessmentTask.camera_id, AssessmentTask.captured_at)
-    )
-    return {(row.camera_id, row.captured_at) for row in inserted}
+    new: set[tuple[str, datetime]] = set()
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        inserted = connection.execute(
+            insert(AssessmentTask)
+            .values(rows[start : start + ROWS_PER_STATEMENT])
+            .on_conflict_do_nothing()
+            .returning(AssessmentTask.camera_id, AssessmentTask.captured_at)
+        )
+        new |= {(row.camera_id, row.captured_at) for row in inserted}
+    return new
 
 
 def frame_row(result: DetectionResult) -> dict[str, Any]:

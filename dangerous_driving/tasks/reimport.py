@@ -67,7 +67,8 @@ def reimport(
         on_progress: called with how many stored results were looked at so far.
     """
     partitions = Partitions()
-    known: dict[tuple[str, date], set[str]] = {}
+    known: set[str] = set()
+    known_of: tuple[str, date] | None = None  # keys come sorted: one camera's day after another
     found = written = 0
     unreadable: list[str] = []
     batch: list[DetectionResult] = []
@@ -83,10 +84,10 @@ def reimport(
     for key in stored_detections(store, cameras=cameras, since=since):
         found += 1
         on_progress(found)
-        camera_id, day = key.split("/")[1], _day(key)
-        if (camera_id, day) not in known:
-            known[camera_id, day] = known_frames(engine, camera_id, day)
-        if key.rsplit("/", 1)[1].removesuffix(".json") in known[camera_id, day]:
+        if known_of != (key.split("/")[1], _day(key)):
+            known_of = (key.split("/")[1], _day(key))
+            known = known_frames(engine, *known_of)
+        if key.rsplit("/", 1)[1].removesuffix(".json") in known:
             continue
         try:
             batch.append(DetectionResult.from_json(store.get(key)))

@@ -74,6 +74,8 @@ class TasksService:
             try:
                 work()
             except (LedgerError, BrokerError) as error:
+                if not error.retriable:
+                    raise  # a defect: uncommitted and loud, not one more try for ever
                 log.warning("batch_waits", reason=str(error))
                 if stop.wait(self.RETRY_SECONDS):
                     return False

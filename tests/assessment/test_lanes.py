@@ -13,7 +13,8 @@ from dangerous_driving.assessment.scheduler import Scheduler
 from dangerous_driving.assessment.window_run import assess_window, is_assessable
 from dangerous_driving.assessment.windows import Window, window_of
 from dangerous_driving.contracts import DetectionResult, Lane
-from dangerous_driving.ledger import windows
+from dangerous_driving.ledger import claims, windows
+from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Topic
 from dangerous_driving.messaging.consumer import Received
 from dangerous_driving.settings import AssessmentSettings
@@ -85,6 +86,28 @@ async def test_a_task_whose_message_never_came_is_found_in_the_ledger(
     await run_scheduler(bench, batches, STATES, [("assessed", 2)])
 
 
+async def test_a_claim_that_the_scheduler_lost_track_of_is_found_again(
+    bench: Bench, batches: Batches, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scheduler, "FORGOTTEN_SECONDS", 0.5)
+    frame = bench.record(now, groups=3)
+    stop = threading.Event()
+    async with bench.assessor() as assessor:
+        # as after a connection that broke just behind the commit
+        tasks = tasks_from_detection(frame)
+        claims.claim_tasks(
+            bench.engine, Partitions(), assessor.worker, tasks, [], deferred_reason="", window_length=LENGTH
+        )
+        running = asyncio.create_task(
+            Scheduler(assessor, batches, bench.settings.assessment, window_length=LENGTH).run(stop)
+        )
+        try:
+            await until(bench, STATES, [("assessed", 3)])
+        finally:
+            stop.set()
+            await running
+
+
 async def test_a_stopped_scheduler_hands_back_what_it_holds(bench: Bench, batches: Batches, now: datetime) -> None:
     bench.fault("hang")
     offer(batches, bench.record(now, groups=3))
@@ -129,8 +152,6 @@ async def test_a_window_run_makes_tasks_that_are_missing_and_tries_failed_ones_a
 
 
 async def test_a_window_run_takes_over_what_a_dead_worker_held(bench: Bench) -> None:
-    from dangerous_driving.ledger import claims
-
     window = window_of("sim-1", datetime.now(UTC) - timedelta(hours=1), LENGTH)
     bench.record(window.start, groups=2)
     dead = claims.start_worker(bench.engine, service="test", node="test", pid=1)

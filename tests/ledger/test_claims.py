@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from dangerous_driving.assessment.windows import window_of
 from dangerous_driving.contracts import AssessmentTask, Lane
-from dangerous_driving.errors import StaleClaimError
+from dangerous_driving.errors import StaleClaimError, StatementRefusedError
 from dangerous_driving.ledger import assessments, claims, frames, windows
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 from dangerous_driving.ledger.claims import Claim
@@ -211,6 +211,19 @@ def test_coverage_counts_groups_without_a_task_and_tasks_without_an_answer(ledge
     with transaction(ledger) as connection:
         connection.execute(text("DELETE FROM risk_assessment"))
     assert windows.window_coverage(ledger, window).unanswered == 1
+
+
+def test_a_window_of_thousands_of_groups_is_written(ledger: Engine) -> None:
+    many = tasks_from_detection(detection_result("sim-1", NOW, groups=6000))
+    with transaction(ledger) as connection:
+        assert frames.insert_tasks(connection, many, lane=Lane.WINDOW, reason="made by a test")
+    assert claims.count_states(ledger) == {"pending": 6000}
+
+
+def test_what_the_database_cannot_hold_is_not_worth_another_try(ledger: Engine) -> None:
+    with pytest.raises(StatementRefusedError) as caught, transaction(ledger) as connection:
+        connection.execute(text("INSERT INTO camera (id, kind) VALUES ('a', 'no such kind')"))
+    assert not caught.value.retriable
 
 
 def test_unpublished_answers_are_found_until_they_are_on_the_topic(ledger: Engine) -> None:
