@@ -18,8 +18,8 @@ help:
 
 # Two stamps, so that `make demo` on a laptop does not wait for linters and test tools.
 $(VENV)/.demo: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
@@ -68,4 +68,4 @@ lock:
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
 
 clean:
-	rm -rf $(VENV) $(CACHE) build dist data
+	rm -rf $(VENV) $(CACHE) build dist

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -178,7 +179,7 @@ def doctor(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
         findings = examine(settings)
     table = Table("part", "state", "what to do", show_lines=False)
     for finding in findings:
-        table.add_row(finding.part, "[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.text)
+        table.add_row(finding.part, "[green]ok[/]" if finding.ok else "[red]wrong[/]", escape(finding.text))
     out.print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -225,7 +226,7 @@ def verify(
         )
     for violation in found.violations[:show]:
         out.print(
-            f"[red]violation[/] {violation.rule}: {violation.subject}: {violation.problem}",
+            f"[red]violation[/] {escape(f'{violation.rule}: {violation.subject}: {violation.problem}')}",
             highlight=False,
             soft_wrap=True,
         )
@@ -273,13 +274,14 @@ def windows_run(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     open_too: Annotated[bool, typer.Option("--open-too", help="Also windows that are not closed yet.")] = False,
+    leash: LeashOption = False,
 ) -> None:
     """Assess what is left in closed windows, as Dagster's runs do."""
     from dangerous_driving import services
     from dangerous_driving.demo.data_folder import opened_settings
 
     with opened_settings(_settings(config), data_dir) as settings:
-        reports = services.run_windows(settings, open_too=open_too)
+        reports = services.run_windows(settings, open_too=open_too, leash=leash)
     for report in reports:
         out.print(
             f"{report.window.camera_id} {report.window.start:%Y-%m-%d %H:%M}: {report.groups} groups, "
@@ -300,8 +302,10 @@ def demo(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="Time of capture; default: until Ctrl-C.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where all is kept; default: demo.data_dir.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the operator page; default: realtime.port.")] = None,
-    dagster_port: Annotated[int, typer.Option(help="Port of Dagster's page.")] = 3000,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the operator page; default: realtime.port.")
+    ] = None,
+    dagster_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's page.")] = 3000,
     dagster: Annotated[bool, typer.Option("--dagster/--no-dagster", help="With Dagster's page and daemon.")] = True,
     config: ConfigOption = None,
 ) -> None:

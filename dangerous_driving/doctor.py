@@ -12,7 +12,13 @@ from sqlalchemy import text
 from dangerous_driving.assessment.keys import Key, load_keys
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
-from dangerous_driving.errors import DangerousDrivingError, KeyRejectedError, LlmError, UnavailableError
+from dangerous_driving.errors import (
+    DangerousDrivingError,
+    KeyRejectedError,
+    LlmError,
+    RateLimitedError,
+    UnavailableError,
+)
 from dangerous_driving.ledger.database import open_engine, transaction
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import check as check_topics
@@ -132,6 +138,8 @@ async def _rejected(llm: LlmSettings, keys: Sequence[Key]) -> dict[str, KeyRejec
                 await client.probe(key.secret)
             except KeyRejectedError as error:
                 rejected[key.key_hash] = error
+            except RateLimitedError:
+                continue  # it is known there, and busy
             except LlmError as error:
                 raise UnavailableError(
                     "llm.base_url",

@@ -19,7 +19,7 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
-from dangerous_driving.observability.service import ServiceProcess
+from dangerous_driving.observability.service import ServiceProcess, end_with_standard_input
 from dangerous_driving.settings import Settings
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def simulated_llm(settings: Settings, *, host: str, port: int, seed: int, speed:
         serve(host, port, keys=load_keys(settings.keys), seed=seed, speed=speed, stop=process.stop)
 
 
-def run_windows(settings: Settings, *, open_too: bool) -> list[WindowReport]:
+def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> list[WindowReport]:
     """Assess what is left in the windows, one after another; returns a report each."""
     from dangerous_driving.assessment.keys import open_pool
     from dangerous_driving.assessment.opening import open_assessor
@@ -241,6 +241,8 @@ def run_windows(settings: Settings, *, open_too: bool) -> list[WindowReport]:
         finally:
             await pool.close()
 
+    if leash:
+        end_with_standard_input()
     with _ledger(settings, "window-run") as engine:
         now = datetime.now(UTC)
         due = due_windows(
@@ -250,6 +252,7 @@ def run_windows(settings: Settings, *, open_too: bool) -> list[WindowReport]:
             lateness=-float(settings.windows.length) if open_too else settings.windows.lateness,
             length=settings.windows.length,
             limit=1_000_000,
+            given_up_too=True,  # a person asks
         )
         if not due:
             return []

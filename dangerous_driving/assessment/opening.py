@@ -15,6 +15,7 @@ from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.worker import living, register
+from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.messaging.seam import Sender
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.settings import Settings
@@ -44,9 +45,11 @@ async def open_assessor(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
     client = LlmClient(settings.llm)
+    # the heart beats over a connection of its own, however busy the others are
+    own = open_engine(settings.database.model_copy(update={"pool_size": 1}), application=f"heartbeat {service}")
     publisher = ResultPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
     try:
-        async with living(engine, worker, settings.assessment) as beating:
+        async with living(own, worker, settings.assessment) as beating:
             yield Assessor(
                 llm=settings.llm,
                 client=client,
@@ -62,3 +65,4 @@ async def open_assessor(
     finally:
         await asyncio.to_thread(publisher.close)
         await client.close()
+        own.dispose()

@@ -33,6 +33,7 @@ class ResultPublisher:
         self._producer = producer
         self._delivery_timeout = delivery_timeout
         # bounded: a receipt that finds no room is simply not noted, and the answer is sent once more later
+        self._under_way: set[str] = set()
         self._receipts: queue.Queue[tuple[AssessmentRecord, Receipt] | None] = queue.Queue(maxsize=2000)
         self._thread = threading.Thread(target=self._note_receipts, name="receipts", daemon=True)
         self._thread.start()
@@ -53,10 +54,13 @@ class ResultPublisher:
                 self._receipts.put_nowait((record, delivery))
             except queue.Full:
                 log.warning("receipt_not_noted", task_id=record.task_id)
+            else:
+                self._under_way.add(record.task_id)
 
     def republish(self) -> int:
         """Send live answers that are not known to be on the topic; returns how many."""
-        records = unpublished(self._engine, older_than=self.REPUBLISH_AFTER, limit=self.BATCH)
+        found = unpublished(self._engine, older_than=self.REPUBLISH_AFTER, limit=self.BATCH)
+        records = [record for record in found if record.task_id not in self._under_way]
         for record in records:
             self.final(record)
         return len(records)
@@ -95,3 +99,4 @@ class ResultPublisher:
                 mark_published(self._engine, arrived)
             except LedgerError as error:
                 log.warning("receipts_not_noted", results=len(arrived), reason=str(error))
+            self._under_way.difference_update(item[0].task_id for item in batch if item is not None)

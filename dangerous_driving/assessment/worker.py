@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -39,14 +40,17 @@ class Heartbeat:
         Raises:
             WorkerGivenUpError: the claims are gone; end the process, so that it starts as a new worker.
         """
-        while True:
-            try:
-                await asyncio.to_thread(self._beat)
-            except LedgerError as error:
-                if not error.retriable:
-                    raise
-                log.warning("heartbeat_failed", reason=str(error))
-            await asyncio.sleep(self._settings.heartbeat_interval)
+        loop = asyncio.get_running_loop()
+        # a thread of its own: slow pictures and statements of a hundred calls must not keep it waiting
+        with ThreadPoolExecutor(1, thread_name_prefix="heartbeat") as thread:
+            while True:
+                try:
+                    await loop.run_in_executor(thread, self._beat)
+                except LedgerError as error:
+                    if not error.retriable:
+                        raise
+                    log.warning("heartbeat_failed", reason=str(error))
+                await asyncio.sleep(self._settings.heartbeat_interval)
 
     def _beat(self) -> None:
         if not claims.heartbeat(self._engine, self._worker):
@@ -88,5 +92,8 @@ async def living(engine: Engine, worker: int, settings: AssessmentSettings) -> A
         await asyncio.gather(beating, return_exceptions=True)
         try:
             await asyncio.to_thread(claims.stop_worker, engine, worker)
+            # what it may still hold goes back now, not at somebody's next sweep
+            fresh = datetime.now(UTC) - timedelta(seconds=settings.realtime_deadline)
+            await asyncio.to_thread(claims.sweep, engine, worker_timeout=settings.worker_timeout, captured_after=fresh)
         except LedgerError as error:
             log.warning("worker_not_signed_off", reason=str(error))

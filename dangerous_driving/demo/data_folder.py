@@ -72,26 +72,33 @@ class DataFolder:
         """
         self.check()
         try:
-            for folder in (self.path, self.objects, self.dagster_home, self.logs):
-                folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("w", encoding="utf-8")
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.version_file.exists():  # before anything else: a kill from here on leaves a demo's folder
+                write_private(
+                    self.version_file, json.dumps({"format": FORMAT, "created_at": datetime.now(UTC).isoformat()})
+                )
+            for folder in (self.objects, self.dagster_home, self.logs):
+                folder.mkdir(exist_ok=True)
+            locked = self.try_lock()
         except OSError as error:
             raise ConfigError(
                 "--data-dir", f"{self.path} cannot be written ({error.strerror})", "name another folder"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise ConfigError(
-                "--data-dir", f"another demo is running in {self.path}", "stop it, or name another"
-            ) from error
-        self._lock = lock
-        if not self.version_file.exists():
-            made = {"format": FORMAT, "created_at": datetime.now(UTC).isoformat()}
-            self.version_file.write_text(json.dumps(made), encoding="utf-8")
+        if not locked:
+            raise ConfigError("--data-dir", f"another demo is running in {self.path}", "stop it, or name another")
         content: dict[str, Any] = json.loads(self.version_file.read_text(encoding="utf-8"))
         return content
+
+    def try_lock(self) -> bool:
+        """Lock the folder; False when somebody else has it."""
+        lock = (self.path / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -150,10 +157,13 @@ def opened_settings(settings: Settings, data_dir: Path | None) -> Iterator[Setti
     from dangerous_driving import settings as settings_module
 
     demo = settings_module.load(folder.settings_file)
+    # whoever has the lock starts and stops the database; others only use it
+    ours = folder.try_lock()
     database = EmbeddedPostgres(folder.postgres)
     try:
         url = SecretStr(database.url(LEDGER_DATABASE))
         yield demo.model_copy(update={"database": demo.database.model_copy(update={"url": url})})
     finally:
-        if not database.was_running:
+        if ours:
             database.close()
+        folder.close()

@@ -76,6 +76,8 @@ def make(
     realtime_port = settings.realtime.port if port is None else port
     require_free(settings.realtime.host, realtime_port, "--port")
     if dagster_port is not None:
+        if dagster_port == realtime_port:
+            raise ConfigError("--dagster-port", f"{dagster_port} is the page's port too", "name another one")
         require_free("127.0.0.1", dagster_port, "--dagster-port")
     simulated = not (settings.keys.secrets or settings.keys.file)
     if not simulated:
@@ -98,6 +100,8 @@ def make(
         "realtime": settings.realtime.model_copy(
             update={"port": realtime_port, "open_access": True, "demo_banner": True}
         ),
+        # every part has one: any free port each
+        "observability": settings.observability.model_copy(update={"port": 0}),
     }
     if simulated:
         changed["llm"] = settings.llm.model_copy(
@@ -147,14 +151,16 @@ def first_window(folder: DataFolder) -> datetime:
 
 
 def require_accepted(settings: Settings) -> None:
-    """Refuse an endpoint that does not answer, and keys that it does not accept.
+    """Refuse an endpoint that does not answer, or that accepts none of the keys.
+
+    One bad key among others does not stop the demo: the pool disables it at its first use, and the page shows it.
 
     Raises:
         ConfigError: names llm.base_url or the keys by their hash.
     """
     keys = load_keys(settings.keys)
     rejected = rejected_keys(settings.llm, keys)
-    if rejected:
+    if len(rejected) == len(keys):
         given = "keys.file" if settings.keys.file else "keys.secrets"
         names = ", ".join(sorted(rejected))
         raise ConfigError(given, f"{settings.llm.base_url} does not accept {names}", "replace or remove what is wrong")
@@ -171,7 +177,9 @@ def require_free(host: str, port: int, argument: str) -> None:
         try:
             probe_socket.bind((host, port))
         except OSError as error:
-            raise ConfigError(argument, f"port {port} is in use", "name a free one") from error
+            raise ConfigError(
+                argument, f"port {port} of {host} cannot be used ({error.strerror})", "name a free one"
+            ) from error
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 
 from dangerous_driving.demo.parts import Part
+from dangerous_driving.errors import LedgerError
 from dangerous_driving.ledger.database import transaction
 
 
@@ -89,6 +90,13 @@ def look(engine: Engine, *, window_length: int, lag: dict[str, int], dagster_url
 
 def dagster_counts(url: str) -> tuple[dict[str, int], dict[str, int]]:
     """Runs and window checks by status, read from Dagster's tables (importing Dagster takes seconds)."""
+    try:
+        return _dagster_counts(url)
+    except psycopg.Error as error:
+        raise LedgerError(f"Dagster's database did not answer ({error})") from error
+
+
+def _dagster_counts(url: str) -> tuple[dict[str, int], dict[str, int]]:
     with psycopg.connect(url, connect_timeout=5) as connection:
         if connection.execute("SELECT to_regclass('asset_check_executions')").fetchone() == (None,):
             return {}, {}  # Dagster has not made its tables yet

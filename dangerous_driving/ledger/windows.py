@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.assessment.windows import Window, window_of
@@ -65,11 +65,18 @@ def touch_windows(connection: Connection, captured: Iterable[tuple[str, datetime
 
 
 def due_windows(
-    engine: Engine, *, now: datetime, lateness: float, length: int, limit: int, since: datetime | None = None
+    engine: Engine,
+    *,
+    now: datetime,
+    lateness: float,
+    length: int,
+    limit: int,
+    since: datetime | None = None,
+    given_up_too: bool = False,
 ) -> list[DueWindow]:
     """Closed windows (from `since` on) whose content is not completed, oldest first, at most `limit`; one query.
 
-    A window is left out after `MAX_ATTEMPTS` failed runs on the same content. One that a run is busy with is still due: the
+    A window is left out after `MAX_ATTEMPTS` failed runs on the same content, unless `given_up_too`. One that a run is busy with is still due: the
     sensor's run key (window, version, attempts) keeps it from being started twice, and :func:`fail_window` changes the key.
     """
     closed_before = now - timedelta(seconds=length + lateness)
@@ -79,7 +86,7 @@ def due_windows(
             CameraWindow.assessed_version < CameraWindow.version,
             CameraWindow.length == length,
             CameraWindow.window_start <= closed_before,
-            CameraWindow.attempts < MAX_ATTEMPTS,
+            true() if given_up_too else CameraWindow.attempts < MAX_ATTEMPTS,
         )
         .order_by(CameraWindow.window_start, CameraWindow.camera_id)
         .limit(limit)

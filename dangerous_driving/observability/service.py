@@ -51,7 +51,7 @@ class ServiceProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if self._leash:
-            threading.Thread(target=self._end_with_standard_input, name="leash", daemon=True).start()
+            end_with_standard_input(self.stop)
         if self._server:
             threading.Thread(target=self._server.serve_forever, name="endpoint", daemon=True).start()
             log.info("started", port=self._server.server_address[1], pid=os.getpid())
@@ -75,13 +75,24 @@ class ServiceProcess:
             os._exit(128 + number)
         self.stop.set()
 
-    def _end_with_standard_input(self) -> None:
+
+def end_with_standard_input(stop: threading.Event | None = None) -> None:
+    """End this process when standard input ends: it must not outlive a killed supervisor.
+
+    Args:
+        stop: set first, so that a service can stop by itself; without one the process ends at once, as if killed.
+    """
+
+    def watch() -> None:
         while os.read(0, 4096):  # the file, not sys.stdin: its lock would break the interpreter's end
             pass
-        self.stop.set()
-        # nobody is left who would kill a process that hangs while it stops
-        threading.Event().wait(LEASH_GRACE)
+        if stop is not None:
+            stop.set()
+            # nobody is left who would kill a process that hangs while it stops
+            threading.Event().wait(LEASH_GRACE)
         os._exit(1)
+
+    threading.Thread(target=watch, name="leash", daemon=True).start()
 
 
 def _endpoint(process: ServiceProcess, settings: Settings) -> ThreadingHTTPServer:

@@ -23,9 +23,10 @@ def answers(url: str) -> bool:
 
 def test_it_keeps_databases_over_a_restart_and_is_stopped_at_the_end(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "data") as server:
-        assert not server.was_running
+        states = [server.running]
         url = server.create_database("kept")
         assert answers(url)
+    assert [*states, server.running] == [True, False]
     with pytest.raises(psycopg.OperationalError):
         answers(url)
     with EmbeddedPostgres(tmp_path / "data") as server:
