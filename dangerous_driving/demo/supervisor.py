@@ -282,6 +282,7 @@ class Demo:
         if self._database is not None and not self._database.running:
             self._console.print("PostgreSQL died and is started again")
             try:
+                self._database.close()
                 self._database = EmbeddedPostgres(self._plan.folder.postgres)
             except LedgerError as error:
                 self._console.print(Text(f"not yet: {error}"), soft_wrap=True)
@@ -357,7 +358,7 @@ class Demo:
         return 0
 
     def _drain(self) -> Status:
-        self._reimport()
+        imported = False
         now = self._look()
         total = max(now.waiting + sum(now.lag.values()) + now.windows_open, 1)
         deadline = time.monotonic() + self._settings.demo.drain_timeout
@@ -365,6 +366,7 @@ class Demo:
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task("drain", total=total, left="")
             while time.monotonic() < deadline and not self._stop.is_set():
+                imported = imported or self._imported()
                 now = self._look()
                 left = now.waiting + sum(now.lag.values()) + now.windows_open
                 total = max(total, left)
@@ -374,13 +376,21 @@ class Demo:
                     completed=total - left,
                     left=f"{now.waiting} tasks, {sum(now.lag.values())} messages, {now.windows_open} windows left",
                 )
-                if now.drained and self._dagster_idle(now):
+                if imported and now.drained and self._dagster_idle(now):
                     break
                 if self._plan.dagster_port is None and not sum(now.lag.values()):
                     self._run_windows()
                 self._watch()
                 self._stop.wait(LOOK_SECONDS)
         return now
+
+    def _imported(self) -> bool:
+        try:
+            self._reimport()
+        except LedgerError as error:
+            self._console.print(Text(f"not yet: {error}"), soft_wrap=True)
+            return False
+        return True
 
     def _dagster_idle(self, now: Status) -> bool:
         """No run is under way, so that none is cut off."""
