@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dangerous_driving.contracts import CAMERA_ID_PATTERN, Lane, RiskLevel
+from dangerous_driving.contracts import CAMERA_ID_PATTERN, RiskLevel
 from dangerous_driving.errors import ConfigError
 
 ENV_PREFIX = "DD_"
@@ -408,7 +408,3 @@ def _refuse_unknown_variables() -> None:
         ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
         if ours and variable.split("__")[0].upper() not in known:
             raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")
-
-
-#: The lanes a camera may be set to.
-CAMERA_LANES = (Lane.REALTIME, Lane.WINDOW, Lane.INLINE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from dangerous_driving.contracts import (
-    LIVE_RUN,
     AssessmentFailure,
     AssessmentMetadata,
     AssessmentTask,
@@ -98,11 +97,6 @@ def failed_result(
         stage=Stage.FINAL,
         captured_at=task.timestamp,
     )
-
-
-def is_live(run: str) -> bool:
-    """Whether results of this run go on the topic; backfills and evaluations never do."""
-    return run == LIVE_RUN
 
 
 def _box(sides: list[float]) -> tuple[float, float, float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import AssessmentTask as TaskMessage
@@ -167,12 +167,6 @@ def known_frames(engine: Engine, camera_id: str, day: date) -> set[str]:
     )
     with transaction(engine) as connection:
         return set(connection.scalars(statement))
-
-
-def count_frames(engine: Engine) -> int:
-    """All frames in the ledger."""
-    with transaction(engine) as connection:
-        return connection.scalar(select(func.count()).select_from(Frame)) or 0
 
 
 def in_key_order(tasks: Iterable[TaskMessage]) -> list[TaskMessage]:

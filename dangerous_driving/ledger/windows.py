@@ -182,17 +182,6 @@ def window_coverage(engine: Engine, window: Window) -> WindowCoverage:
     )
 
 
-def open_window_count(engine: Engine, length: int) -> int:
-    """Windows whose content is not completed, closed or not."""
-    with transaction(engine) as connection:
-        statement = (
-            select(func.count())
-            .select_from(CameraWindow)
-            .where(CameraWindow.assessed_version < CameraWindow.version, CameraWindow.length == length)
-        )
-        return connection.scalar(statement) or 0
-
-
 def _is(window: Window) -> tuple[ColumnElement[bool], ...]:
     return (
         CameraWindow.camera_id == window.camera_id,

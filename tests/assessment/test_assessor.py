@@ -93,6 +93,15 @@ async def test_an_endpoint_that_is_down_fails_the_task_with_the_cause_after_all_
     assert not result.results
 
 
+async def test_the_only_key_is_not_tried_again_after_its_failure(bench: Bench, now: datetime) -> None:
+    bench.fault("break")
+    only = bench.settings.keys.model_copy(update={"secrets": bench.settings.keys.secrets[:1]})
+    bench.settings = bench.settings.model_copy(update={"keys": only})
+    bench.record(now)
+    assert await assess_all(bench) == [Outcome.FAILED]
+    assert bench.rows("SELECT failure_code, calls FROM assessment_task") == [("unavailable", 1)]
+
+
 async def test_what_cannot_be_parsed_is_failed_with_the_raw_text_and_never_none(bench: Bench, now: datetime) -> None:
     bench.fault("garbage")
     bench.record(now, groups=4)

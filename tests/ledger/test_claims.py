@@ -103,7 +103,12 @@ def test_a_late_answer_under_an_old_token_is_refused_and_its_call_kept(ledger: E
     claims.stop_worker(ledger, slow)
     swept = claims.sweep(ledger, worker_timeout=60, captured_after=FRESH)
     assert (swept.to_realtime, swept.calls_lost) == (1, 1)
+    with transaction(ledger) as connection:
+        assert connection.execute(text("SELECT status FROM llm_call")).scalars().all() == ["lost"]
     [new] = claims.claim_pending_realtime(ledger, quick, captured_after=FRESH, limit=10)
+    with pytest.raises(StaleClaimError):  # also while the new claim is only held
+        assessments.complete(ledger, old, answer(old, old_call, level="low"), CallOutcome("ok"))
+    assert not assessments.fail(ledger, old, code="timeout", message="no answer within 30 s")
     assessments.complete(ledger, new, answer(new, start_call(ledger, new), level="high"), CallOutcome("ok"))
 
     with pytest.raises(StaleClaimError):
