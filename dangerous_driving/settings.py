@@ -46,16 +46,57 @@ def _a_camera_id(value: str) -> str:
     return value
 
 
+Point = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
+"""x and y as shares of the picture's width and height, so that a polygon outlives a change of resolution."""
+
+Polygon = Annotated[tuple[Point, ...], Field(min_length=3)]
+"""Corners in order; the last is joined to the first."""
+
+
+class PrivacySpec(Section):
+    """What is made unrecognisable before a picture leaves the site; nothing by default."""
+
+    heads: bool = Field(default=False, description="blur the heads of persons, from the geometry of their boxes")
+    plates: bool = Field(
+        default=False, description="blur the plate regions of vehicles, from the geometry of their boxes"
+    )
+    polygons: tuple[Polygon, ...] = Field(
+        default=(), description="areas that are blurred always; corners as shares of width and height"
+    )
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to mask."""
+        return self.heads or self.plates or bool(self.polygons)
+
+
 class CameraSpec(Section):
     """One camera."""
 
     id: Annotated[str, AfterValidator(_a_camera_id)] = Field(description="identity, [A-Za-z0-9_-]{1,64}")
-    source: SecretStr = Field(description="a file, an image folder, rtsp:// or http(s):// URL, a USB device number")
+    source: SecretStr = Field(
+        description="a file, an image folder, an rtsp:// or http(s):// URL, a USB device number, or simulated:SCENARIO; "
+        "${NAME} stands for the environment variable DD_SECRET_NAME or the file NAME in camera.secrets_folder"
+    )
     name: str = Field(default="", description="what people call it")
     frame_interval: float | None = Field(
         default=None, gt=0, description="s between frames; default camera.frame_interval"
     )
     loop: bool = Field(default=True, description="a file starts again at its end")
+    pace: Literal["real-time", "fast"] = Field(
+        default="real-time", description="of a recording; fast: each frame as soon as the one before it was taken"
+    )
+    group_distance: float | None = Field(
+        default=None, gt=0, description="px at 1920 px frame width; default detection.group_distance"
+    )
+    region_of_interest: tuple[Polygon, ...] = Field(
+        default=(), description="only road users that stand in one of these count; default: the whole picture"
+    )
+    ignore: tuple[Polygon, ...] = Field(default=(), description="road users that stand in one of these do not count")
+    motion_max_gap: float | None = Field(
+        default=None, gt=0, description="s; an unchanged scene is passed over, at most so long; default: never"
+    )
+    privacy: PrivacySpec = PrivacySpec()
 
     @property
     def kind(self) -> Literal["live", "replay", "simulated"]:
@@ -85,6 +126,17 @@ class CameraSettings(Section):
     backoff_initial: float = Field(default=0.5, gt=0, description="s until the first attempt to reconnect")
     backoff_max: float = Field(default=30.0, gt=0, description="s between attempts at most")
     offline_after: float = Field(default=10.0, gt=0, description="s without a frame until a camera is offline")
+    frozen_after: int = Field(
+        default=5, gt=1, description="identical frames in a row until the picture counts as frozen"
+    )
+    blind_after: int = Field(
+        default=5, gt=0, description="black or featureless frames in a row until the camera counts as blinded"
+    )
+    from_table: bool = Field(default=True, description="read cameras from the ledger's table too, beside the settings")
+    refresh: float = Field(default=5.0, gt=0, description="s between looks for added, changed and removed cameras")
+    secrets_folder: Path | None = Field(
+        default=None, description="files whose contents replace ${NAME} in sources, such as a mounted secret"
+    )
 
     @field_validator("cameras")
     @classmethod
@@ -99,7 +151,7 @@ class CameraSettings(Section):
 class DetectionSettings(Section):
     """Inference, grouping and crops (DESIGN section 6)."""
 
-    engine: Literal["cpu", "ultralytics"] = Field(default="cpu", description="cpu: ONNX Runtime, no torch")
+    engine: Literal["cpu", "ultralytics"] = Field(default="cpu", description="cpu: without torch, the small install")
     weights: Path | None = Field(default=None, description="YOLO weights; the cpu engine takes .onnx")
     input_size: int | None = Field(default=None, description="pixels of the square input; default: the weights' own")
     confidence: float = Field(default=0.35, ge=0, le=1, description="detections below are dropped")
@@ -109,6 +161,12 @@ class DetectionSettings(Section):
         default=("person", "bicycle", "car", "motorcycle", "bus", "truck"), description="kept, by the weights' names"
     )
     threads: int = Field(default=2, gt=0, description="of the inference runtime")
+    device: str | None = Field(
+        default=None, description="of engine ultralytics: cpu, 0 (first GPU), …; default: a GPU if there is one"
+    )
+    tracker: Literal["none", "bytetrack", "botsort"] = Field(
+        default="none", description="of engine ultralytics: objects keep a trackId over the frames of their camera"
+    )
     batch_size: int = Field(default=8, gt=0, description="frames of several cameras in one inference at most")
     batch_delay: float = Field(
         default=0.2, gt=0, description="s one inference may take: where more frames take longer, fewer go into it"
@@ -119,6 +177,14 @@ class DetectionSettings(Section):
     publish_images: bool = Field(
         default=False, description="send groupImageBase64 too, for receivers without the store"
     )
+
+
+class SpoolSettings(Section):
+    """Where a camera site keeps results and pictures while broker or store are away."""
+
+    folder: Path | None = Field(default=None, description="default: none, what cannot be stored is lost and counted")
+    max_bytes: int = Field(default=1024**3, gt=0, description="when full, the oldest of the lowest priority goes first")
+    retry: float = Field(default=3.0, gt=0, description="s between attempts while broker or store are away")
 
 
 class KafkaSettings(Section):
@@ -330,6 +396,7 @@ class Settings(BaseSettings):
     node: str = Field(default_factory=socket.gethostname, description="this machine's name in messages and tables")
     camera: CameraSettings = CameraSettings()
     detection: DetectionSettings = DetectionSettings()
+    spool: SpoolSettings = SpoolSettings()
     kafka: KafkaSettings = KafkaSettings()
     objects: ObjectsSettings = ObjectsSettings()
     database: DatabaseSettings = DatabaseSettings()
