@@ -66,6 +66,7 @@ def _ledger(settings: Settings, service: str) -> Iterator[Engine]:
 def detect(settings: Settings, *, leash: bool) -> None:
     """Cameras -> detection results."""
     from dangerous_driving.camera.status import CameraStatus
+    from dangerous_driving.detection.delivery import ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
     from dangerous_driving.detection.service import DetectionService
     from dangerous_driving.ledger.frames import register_cameras, set_camera_status
@@ -91,10 +92,14 @@ def detect(settings: Settings, *, leash: bool) -> None:
             settings.camera,
             settings.detection,
             detector,
-            open_store(settings.objects),
-            lambda result: producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id),
+            ResultDelivery(
+                settings.detection,
+                open_store(settings.objects),
+                lambda result: producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id),
+                model=detector.model_name,
+                node=settings.node,
+            ),
             on_status=on_status,
-            node=settings.node,
         )
         process.ready()
         service.run(process.stop)

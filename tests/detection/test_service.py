@@ -18,10 +18,11 @@ from dangerous_driving.camera.frame import Image
 from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.contracts import DetectionResult, message_id_of
-from dangerous_driving.detection import service
+from dangerous_driving.detection import delivery
+from dangerous_driving.detection.delivery import Publish, ResultDelivery
 from dangerous_driving.detection.engine import Detection, Engine, open_engine
 from dangerous_driving.detection.scene import scene_of
-from dangerous_driving.detection.service import MAX_INFERENCE_FAILURES, DetectionService, Publish
+from dangerous_driving.detection.service import MAX_INFERENCE_FAILURES, DetectionService
 from dangerous_driving.errors import (
     BrokerError,
     ConfigError,
@@ -159,10 +160,10 @@ class Running:
             camera_settings,
             settings,
             self.engine,
-            self.store,
-            publish or self.results.append,
+            ResultDelivery(
+                settings, self.store, publish or self.results.append, model=self.engine.model_name, node="node-1"
+            ),
             on_status=self.statuses.append,
-            node="node-1",
             source_opener=source_opener,
         )
         self.thread = threading.Thread(target=self._run)
@@ -298,7 +299,7 @@ def test_what_the_broker_refuses_is_stored_and_counted_and_it_is_not_asked_for_e
 
 
 def test_a_broker_that_is_back_gets_results_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "PUBLISH_PAUSE", 0.05)
+    monkeypatch.setattr(delivery, "PUBLISH_PAUSE", 0.05)
     asked: list[str] = []
     published: list[str] = []
 
