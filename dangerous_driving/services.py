@@ -20,10 +20,11 @@ from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.service import ServiceProcess, end_with_standard_input
-from dangerous_driving.settings import Settings
+from dangerous_driving.settings import CameraSettings, CameraSpec, Settings
 
 if TYPE_CHECKING:
     from dangerous_driving.assessment.window_run import WindowReport
+    from dangerous_driving.camera.source import Source
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,32 @@ def _ledger(settings: Settings, service: str) -> Iterator[Engine]:
         engine.dispose()
 
 
+def open_camera(spec: CameraSpec, settings: CameraSettings) -> Source:
+    """Open any camera's source, simulated scenes included.
+
+    Raises:
+        SourceError: see `camera.source.open_source`.
+        ConfigError: there is no such simulated scene.
+    """
+    from dangerous_driving.simulation.cameras import open_source
+
+    return open_source(spec, settings)
+
+
+def simulated_cameras(count: int) -> tuple[CameraSpec, ...]:
+    """So many cameras with rendered scenes, each different."""
+    from dangerous_driving.simulation import cameras
+
+    return cameras.simulated_cameras(count)
+
+
+def own_weights() -> Path:
+    """The weights that come with the project: for simulated scenes, and for nothing else."""
+    from dangerous_driving.simulation import OWN_WEIGHTS
+
+    return OWN_WEIGHTS
+
+
 def detect(settings: Settings, *, leash: bool) -> None:
     """Cameras -> detection results."""
     from dangerous_driving.camera.status import CameraStatus
@@ -100,6 +127,7 @@ def detect(settings: Settings, *, leash: bool) -> None:
                 node=settings.node,
             ),
             on_status=on_status,
+            source_opener=open_camera,
         )
         process.ready()
         service.run(process.stop)

@@ -107,13 +107,20 @@ def open_source(spec: CameraSpec, settings: CameraSettings) -> Source:
     return _VideoSource(spec, str(path.resolve()), settings)
 
 
-def probe(spec: CameraSpec, settings: CameraSettings | None = None, *, setting: str = "--source") -> SourceInfo:
+def probe(
+    spec: CameraSpec,
+    settings: CameraSettings | None = None,
+    *,
+    setting: str = "--source",
+    source_opener: OpenSource = open_source,
+) -> SourceInfo:
     """Open a source, read one frame and close it again: whether a camera can be started at all.
 
     Args:
         spec: the camera.
         settings: time-outs; the defaults when left out.
         setting: what the error calls the source, as the user wrote it.
+        source_opener: opens the source.
 
     Raises:
         ConfigError: there is no such file, or it holds no frame that can be decoded.
@@ -122,7 +129,7 @@ def probe(spec: CameraSpec, settings: CameraSettings | None = None, *, setting: 
     settings = settings or CameraSettings()
     live = spec.kind == "live"
     try:
-        source = open_source(spec, settings)
+        source = source_opener(spec, settings)
         try:
             if not source.grab():
                 raise SourceError(f"{spec.shown_source} holds no frame that can be decoded")

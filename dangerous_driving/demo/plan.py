@@ -17,6 +17,7 @@ from dangerous_driving.demo.data_folder import DataFolder
 from dangerous_driving.detection.engine import open_engine
 from dangerous_driving.doctor import rejected_keys
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.services import open_camera, own_weights, simulated_cameras
 from dangerous_driving.settings import CameraSpec, Settings
 
 #: Windows of one minute, so that a short demo closes some; frames may come this many seconds late.
@@ -26,6 +27,10 @@ SENSOR_SECONDS = 5
 RETRY_SECONDS = 3.0
 
 SIMULATED_MODEL = "simulated-vl"
+SIMULATED_SOURCE = "simulated"
+
+#: Without any argument.
+SIMULATED_CAMERAS = 4
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,9 @@ def make(
         ConfigError: names the argument and the remedy; nothing was started or written.
     """
     specs = camera_specs(settings, sources, cameras)
-    detection = settings.detection.model_copy(
-        update={"weights": weights.absolute() if weights else settings.detection.weights}
-    )
-    if detection.weights is None:
-        raise ConfigError(
-            "--weights", "no weights are given", "name a YOLO model in ONNX format: --weights yolov8n.onnx"
-        )
+    detection = settings.detection.model_copy(update={"weights": weights_for(specs, weights, settings)})
     for spec in specs:
-        probe(spec)
+        probe(spec, settings.camera, source_opener=open_camera)
     open_engine(detection)
     folder = DataFolder(data_dir or settings.demo.data_dir)
     folder.check()
@@ -111,28 +110,46 @@ def make(
     return Plan(settings.model_copy(update=changed), folder, seconds, dagster_port, llm_port)
 
 
+def weights_for(specs: Sequence[CameraSpec], weights: Path | None, settings: Settings) -> Path:
+    """The named weights, else the ones that come with the project if all cameras are simulated: they know no others.
+
+    Raises:
+        ConfigError: a real camera needs weights of real pictures, and none are named.
+    """
+    named = weights or settings.detection.weights
+    if named is not None:
+        return named.absolute()
+    real = [spec.shown_source for spec in specs if spec.kind != "simulated"]
+    if real:
+        raise ConfigError(
+            "--weights",
+            f"no weights are given for {real[0]} (those that come with the demo know simulated scenes only)",
+            "name a YOLO model in ONNX format: --weights yolo11n.onnx",
+        )
+    return own_weights()
+
+
 def camera_specs(settings: Settings, sources: Sequence[str], cameras: int | None) -> list[CameraSpec]:
-    """The demo's cameras: the configured ones, or `cameras` in all with the sources in rotation."""
+    """The demo's cameras: `cameras` in all with the sources in rotation, the configured ones, or simulated ones."""
     if not sources:
         configured = list(settings.camera.cameras)
         if not configured:
-            raise ConfigError(
-                "--source", "no camera is given", "name a clip, a folder of pictures or a stream: --source clip.mp4"
-            )
-        if cameras is not None and cameras < len(configured):
-            return configured[:cameras]
-        return configured
+            return list(simulated_cameras(cameras or SIMULATED_CAMERAS))
+        return configured[:cameras]
     count = cameras or len(sources)
     specs = []
     for index in range(count):
         source = sources[index % len(sources)]
         # a path is kept absolute, so that the folder's settings mean the same from anywhere
-        located = source if "://" in source or source.isdecimal() else str(Path(source).absolute())
+        named = "://" in source or source.isdecimal() or source.startswith(SIMULATED_SOURCE)
+        located = source if named else str(Path(source).absolute())
         specs.append(CameraSpec(id=f"cam-{index + 1:02d}", source=SecretStr(located), name=_name(source, index)))
     return specs
 
 
 def _name(source: str, index: int) -> str:
+    if source.startswith(SIMULATED_SOURCE):
+        return f"Simulated camera {index + 1}"
     stem = (
         Path(source).stem.replace("_", " ") if "://" not in source and not source.isdecimal() else f"camera {index + 1}"
     )
