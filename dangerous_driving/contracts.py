@@ -179,12 +179,16 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 class DetectedObject(Message):
-    """One road user in a frame; ``object_id`` counts from 1 within its frame."""
+    """One road user in a frame; ``object_id`` counts from 1 within its frame.
+
+    ``track_id`` is the same over the frames of a camera; it is there only where a tracker runs.
+    """
 
     object_id: int = Field(ge=1, le=MAX_INTEGER)
     class_name: str = Field(alias="class", min_length=1)
     confidence: Probability
     bbox: BBox
+    track_id: int | None = Field(default=None, ge=1, le=MAX_INTEGER, exclude_if=lambda value: value is None)
 
 
 class TrafficGroup(Message):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dangerous_driving.contracts import (
     AssessmentTask,
+    DetectedObject,
     DetectionResult,
     Message,
     RiskAssessmentResult,
@@ -133,3 +134,11 @@ def test_ids_derive_from_their_input_alone() -> None:
 def test_a_task_is_read_back_as_it_was_derived() -> None:
     for task in tasks_from_detection(detection_result(groups=3)):
         assert AssessmentTask.from_json(task.to_json()) == task
+
+
+def test_a_track_is_in_the_message_only_where_a_tracker_ran() -> None:
+    plain = DetectedObject(object_id=1, class_name="car", confidence=0.5, bbox=(0, 0, 1, 1))
+    assert "trackId" not in json.loads(plain.to_json())
+    tracked = plain.model_copy(update={"track_id": 7})
+    assert json.loads(tracked.to_json())["trackId"] == 7
+    assert DetectedObject.model_validate_json(tracked.to_json()) == tracked
