@@ -66,9 +66,9 @@ def make(
         ConfigError: names the argument and the remedy; nothing was started or written.
     """
     specs = camera_specs(settings, sources, cameras)
-    detection = settings.detection.model_copy(update={"weights": weights_for(specs, weights, settings)})
     for spec in specs:
         probe(spec, settings.camera, source_opener=open_camera)
+    detection = settings.detection.model_copy(update={"weights": weights_for(specs, weights, settings)})
     open_engine(detection)
     folder = DataFolder(data_dir or settings.demo.data_dir)
     folder.check()

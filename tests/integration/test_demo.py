@@ -1,4 +1,4 @@
-"""The demo as a user runs it: one command, real processes, a real clip, a real page, and kills at the worst moments."""
+"""The demo as a user runs it: one command, real processes, a real page, and kills at the worst moments."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import psutil
 import psycopg
 import pytest
@@ -75,16 +77,13 @@ class RunningDemo:
 
 
 @contextmanager
-def demo(shared: Path, folder: Path, *arguments: str, seconds: float, dagster: bool = True) -> Iterator[RunningDemo]:
+def demo(folder: Path, *arguments: str, seconds: float, dagster: bool = True) -> Iterator[RunningDemo]:
     page_port, dagster_port = free_port(), free_port()
     output = folder.with_suffix(f".{time.monotonic_ns()}.log")
     with output.open("w") as log:
         process = subprocess.Popen(
             [
                 *COMMAND, "demo",
-                "--source", str(shared / "samples/clips/junction_cars_cyclist.mp4"),
-                "--source", str(shared / "samples/clips/highway_cars.mp4"),
-                "--weights", str(shared / "models/yolov8n.onnx"),
                 "--seconds", str(seconds), "--data-dir", str(folder), "--port", str(page_port),
                 *(("--dagster-port", str(dagster_port)) if dagster else ("--no-dagster",)), *arguments,
             ],
@@ -100,6 +99,14 @@ def demo(shared: Path, folder: Path, *arguments: str, seconds: float, dagster: b
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def real_clips(shared: Path) -> list[str]:
+    return [
+        "--source", str(shared / "samples/clips/junction_cars_cyclist.mp4"),
+        "--source", str(shared / "samples/clips/highway_cars.mp4"),
+        "--weights", str(shared / "models/yolov8n.onnx"),
+    ]  # fmt: skip
 
 
 def left_running(folder: Path) -> list[str]:
@@ -142,7 +149,7 @@ def ledger_of(folder: Path) -> Iterator[psycopg.Connection[Any]]:
 
 
 def look_at_the_page(address: str, picture: Path) -> None:
-    """In a real browser: the clips' frames with boxes, an alert, and nothing to complain of in the console."""
+    """In a real browser: the cameras' frames with boxes, an alert, and nothing to complain of in the console."""
     problems: list[str] = []
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -151,13 +158,14 @@ def look_at_the_page(address: str, picture: Path) -> None:
         page.wait_for_selector("#alerts [data-alert]", timeout=60_000)
         page.wait_for_selector("#tiles canvas", timeout=30_000)
         eventually(lambda: page.locator("#tiles canvas").first.evaluate(PAINTED) > 0, seconds=30)
+        assert "imulated" in page.locator("body").inner_text()
         page.screenshot(path=picture)
     assert problems == []
 
 
-def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(shared: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    with demo(shared, folder, seconds=45) as running:
+    with demo(folder, seconds=45) as running:
         eventually(running.ready, seconds=120)
         assessor = eventually(lambda: running.part("assess"), seconds=10)
         ledger_url = running_ledger(folder)
@@ -194,14 +202,14 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(shared:
 
 def test_after_a_kill_of_the_whole_demo_a_second_start_finishes_what_was_captured(shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    with demo(shared, folder, seconds=600, dagster=False) as running:
+    with demo(folder, *real_clips(shared), seconds=600, dagster=False) as running:
         eventually(running.ready, seconds=120)
         ledger_url = running_ledger(folder)
         eventually(lambda: count(ledger_url, "SELECT count(*) FROM risk_assessment") > 10, seconds=90)
         os.killpg(running.process.pid, signal.SIGKILL)
         running.process.wait()
         captured = len(list((folder / "objects").rglob("frames/**/*.json")))
-    with demo(shared, folder, seconds=5, dagster=False) as running:
+    with demo(folder, *real_clips(shared), seconds=5, dagster=False) as running:
         said = running.wait(300)
     assert number(said, "frames") >= captured
     assert number(said, "tasks", of="pending") + number(said, "tasks", of="claimed") == 0
@@ -237,6 +245,8 @@ BAD = {
     "a setting that is unknown": ([], "kafka.bootstrap"),
     "a missing clip": (["--source", "nowhere.mp4"], "--source"),
     "a clip that is text": (["--source", "{text}"], "--source"),
+    "a scene that is not rendered": (["--source", "simulated:nonsense"], "nonsense"),
+    "a real picture without weights": (["--source", "{picture}"], "--weights"),
     "missing weights": (["--weights", "nowhere.onnx"], "--weights"),
     "weights of another kind": (["--weights", "{text}"], "--weights"),
     "a page's port in use": (["--port", "{port}"], "--port"),
@@ -246,17 +256,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_with_one_sentence_and_nothing_left_running(case: str, shared: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text.mp4"
+def test_bad_input_ends_with_one_sentence_and_nothing_left_running(case: str, tmp_path: Path) -> None:
+    text, picture = tmp_path / "text.mp4", tmp_path / "picture.png"
     text.write_text("not a video")
+    cv2.imwrite(str(picture), np.zeros((48, 64, 3), np.uint8))
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
-        values = {"text": str(text), "port": str(busy.getsockname()[1]), "folder": str(tmp_path)}
+        values = {
+            "text": str(text),
+            "picture": str(picture),
+            "port": str(busy.getsockname()[1]),
+            "folder": str(tmp_path),
+        }
         arguments, named = BAD[case]
         defaults = {
-            "--source": str(shared / "samples/clips/junction_cars_cyclist.mp4"),
-            "--weights": str(shared / "models/yolov8n.onnx"),
             "--port": str(free_port()),
             "--dagster-port": str(free_port()),
             "--data-dir": str(tmp_path / "demo"),
