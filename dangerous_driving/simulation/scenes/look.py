@@ -60,7 +60,7 @@ class Atmosphere:
                 zenith=np.array([0.42, 0.30, 0.22]),
                 horizon=np.array([0.42, 0.46, 0.58]) if not rain else np.array([0.40, 0.40, 0.42]),
                 ground=np.array([0.08, 0.085, 0.09]),
-                exposure=0.72,
+                exposure=1.15,
                 haze=240.0 if rain else 600.0,
                 lamps=True,
                 shadow=0.35,
@@ -71,10 +71,10 @@ class Atmosphere:
         return cls(
             sun=sun,
             sun_colour=np.zeros(3),
-            zenith=np.array([0.045, 0.035, 0.03]),
-            horizon=np.array([0.06, 0.06, 0.065]),
-            ground=np.array([0.02, 0.022, 0.025]),
-            exposure=1.0,
+            zenith=np.array([0.07, 0.06, 0.055]),
+            horizon=np.array([0.08, 0.08, 0.085]),
+            ground=np.array([0.03, 0.032, 0.035]),
+            exposure=1.25,
             haze=300.0 if rain else 800.0,
             lamps=True,
             shadow=0.45,
@@ -96,7 +96,9 @@ LAMP_COLOUR = np.array([0.52, 0.74, 0.95])
 def display(colours: Floats) -> Floats:
     """Linear light in 0..1 as grey levels 0..255 (gamma 2.2, highlights compressed rather than cut)."""
     bright = np.maximum(colours, 0.0)
-    return np.asarray(255.0 * np.clip(np.where(bright > 0.8, 1 - 0.2 * np.exp(-(bright - 0.8) / 0.2), bright), 0, 1) ** (1 / GAMMA))
+    return np.asarray(
+        255.0 * np.clip(np.where(bright > 0.8, 1 - 0.2 * np.exp(-(bright - 0.8) / 0.2), bright), 0, 1) ** (1 / GAMMA)
+    )
 
 
 def shade(
@@ -136,7 +138,9 @@ def shade(
     open_air = np.clip(0.55 + 0.45 * middle[:, 2:3] / 0.6, 0.4, 1.0)
     light = sky * open_air + sun
     if lamp > 0:
-        light = light + LAMP_COLOUR * lamp * (0.35 + 0.65 * np.maximum(0.0, up * 0.8 + 0.35 * np.abs(normals[:, :1])))
+        light = light + LAMP_COLOUR * lamp * 1.5 * (
+            0.35 + 0.65 * np.maximum(0.0, up * 0.8 + 0.35 * np.abs(normals[:, :1]))
+        )
     out = colours * light
     shiny = (materials == Material.PAINT) | (materials == Material.GLASS)
     if shiny.any():

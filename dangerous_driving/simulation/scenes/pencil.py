@@ -75,14 +75,20 @@ def draw(mesh: Mesh, corners: Floats, view: View, air: Atmosphere, lamp: float) 
     near = depth[order].mean(axis=1) - np.where(layer > 0, ON_TOP, 0.0) - PER_LAYER * layer
     order = order[np.argsort(-near)]
     lights = air.dark
-    colours = display(shade(corners[order], mesh.colours[order], mesh.materials[order], view.position, air, lamp=lamp, lights_on=lights))
+    colours = display(
+        shade(
+            corners[order], mesh.colours[order], mesh.materials[order], view.position, air, lamp=lamp, lights_on=lights
+        )
+    )
     scale = 1 if max(right - left, bottom - top) > LARGE else SCALE
     canvas = np.zeros(((bottom - top) * scale, (right - left) * scale, 4), np.uint8)
     shapes = np.round((pixels[order] - (left, top)) * scale * (1 << SHIFT)).astype(np.int32)
     for shape, (blue, green, red) in zip(shapes, colours.tolist(), strict=True):
         cv2.fillConvexPoly(canvas, shape, (blue, green, red, 255.0), cv2.LINE_8, SHIFT)
     if scale > 1:
-        canvas = np.asarray(cv2.resize(canvas, (right - left, bottom - top), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        canvas = np.asarray(
+            cv2.resize(canvas, (right - left, bottom - top), interpolation=cv2.INTER_AREA), dtype=np.uint8
+        )
     glows = _glows(mesh, pixels, depth, seen, view) if lights else ()
     return Patch(left, top, canvas[..., :3], canvas[..., 3], glows)
 
@@ -124,7 +130,12 @@ def glow(picture: Image, x: float, y: float, radius: float, *, white: bool) -> N
     """Light that a lamp scatters in the lens."""
     reach = int(min(160, max(4, radius * 3)))
     left, top = int(x) - reach, int(y) - reach
-    x0, y0, x1, y1 = max(0, left), max(0, top), min(picture.shape[1], left + 2 * reach), min(picture.shape[0], top + 2 * reach)
+    x0, y0, x1, y1 = (
+        max(0, left),
+        max(0, top),
+        min(picture.shape[1], left + 2 * reach),
+        min(picture.shape[0], top + 2 * reach),
+    )
     if x1 <= x0 or y1 <= y0:
         return
     across = (np.arange(x0, x1) - x) / max(radius, 1.0)

@@ -50,7 +50,9 @@ class Person:
         """Somebody."""
 
         def one(choices: tuple[Colour, ...]) -> Colour:
-            blue, green, red = np.clip(np.array(choices[random.integers(len(choices))]) * random.uniform(0.8, 1.3), 0, 0.8)
+            blue, green, red = np.clip(
+                np.array(choices[random.integers(len(choices))]) * random.uniform(0.8, 1.3), 0, 0.8
+            )
             return float(blue), float(green), float(red)
 
         return cls(
@@ -81,8 +83,14 @@ class Person:
             bend = 0.15 + 0.75 * max(0.0, np.cos(phase + shift)) ** 2
             limbs.append(self._leg(np.array([0.0, left * 0.085 * self.build, hip]), swing, swing - bend))
             arm = -0.55 * SWING * 1.4 * np.sin(phase + shift)
-            limbs.append(self._arm(np.array([0.0, left * 0.20 * self.build, 0.81 * tall]), arm, arm + 0.35, left * 0.06))
-        parts = [*limbs, self._trunk(np.array([0.0, 0.0, hip]), lean=0.05), self._head(np.array([0.03, 0.0, 0.815 * tall]))]
+            limbs.append(
+                self._arm(np.array([0.0, left * 0.185 * self.build, 0.795 * tall]), arm, arm + 0.35, left * 0.03)
+            )
+        parts = [
+            *limbs,
+            self._trunk(np.array([0.0, 0.0, hip]), lean=0.05),
+            self._head(np.array([0.03, 0.0, 0.815 * tall])),
+        ]
         if self.skirt:
             parts.append(
                 tube(
@@ -157,10 +165,10 @@ class Person:
 
     def _trunk(self, hip: Floats, *, lean: float) -> Mesh:
         along = np.array([np.sin(lean), 0.0, np.cos(lean)]) * self.height
-        shares = np.array([-0.03, 0.02, 0.08, 0.15, 0.22, 0.275, 0.30])
-        deep = np.array([0.10, 0.115, 0.105, 0.12, 0.125, 0.10, 0.06]) * self.build
-        wide = np.array([0.155, 0.17, 0.15, 0.18, 0.205, 0.19, 0.07]) * self.build
-        colours = np.array([self.trousers, self.trousers, self.top, self.top, self.top, self.top])
+        shares = np.array([-0.04, 0.0, 0.05, 0.11, 0.17, 0.23, 0.265, 0.29, 0.315])
+        deep = np.array([0.10, 0.115, 0.11, 0.11, 0.12, 0.122, 0.11, 0.085, 0.055]) * self.build
+        wide = np.array([0.15, 0.165, 0.155, 0.15, 0.17, 0.195, 0.19, 0.145, 0.06]) * self.build
+        colours = np.array([self.trousers, self.trousers, *[self.top] * 6])
         return tube(hip + shares[:, None] * along, np.stack([deep, wide], axis=1), colours, sides=12)
 
     def _head(self, neck: Floats) -> Mesh:

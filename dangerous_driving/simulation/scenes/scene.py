@@ -24,7 +24,7 @@ from dangerous_driving.simulation.scenes.view import Floats
 Box = tuple[float, float, float, float]
 
 #: What shows less of itself is no object of the ground truth: px of its own height at 1280 px width, share in sight.
-MIN_HEIGHT = 14.0
+MIN_HEIGHT = 18.0
 MIN_VISIBLE = 0.25
 REFERENCE_WIDTH = 1280
 
@@ -112,7 +112,9 @@ class Scene:
         """The picture at a time in s; equal for equal times, in whatever order they are asked for."""
         actors, poses = self._there(at % PERIOD)
         picture = self._backdrop.image.copy()
-        surfaces = {actor.number: pencil.in_world(actor.mesh(poses[actor.number]), poses[actor.number]) for actor in actors}
+        surfaces = {
+            actor.number: pencil.in_world(actor.mesh(poses[actor.number]), poses[actor.number]) for actor in actors
+        }
         if self._air.lamps:
             self._beams(picture, actors, poses)
         self._shadows(picture, list(surfaces.values()))
@@ -195,7 +197,11 @@ class Scene:
         for danger in truth.dangers(actors, poses, self._play.road, at):
             members = tuple(number for number in danger.actor_ids if number in boxes)
             if len(members) == len(danger.actor_ids[:2]) or len(members) > 1:
-                groups.append(TrueGroup(members, _around([boxes[number] for number in members]), danger.risk_level, danger.risk_type))
+                groups.append(
+                    TrueGroup(
+                        members, _around([boxes[number] for number in members]), danger.risk_level, danger.risk_type
+                    )
+                )
                 dangerous |= set(members)
         users = [actor.number for actor in actors if actor.number in boxes and actor.rider_of is None]
         for members in truth.clusters(users, poses):
@@ -215,7 +221,14 @@ class Scene:
             left = np.array([-np.cos(pose.heading), -np.sin(pose.heading), 0.0])
             for reach, width, bright in ((16.0, 4.2, 0.10), (11.0, 3.0, 0.14), (6.5, 2.2, 0.2)):
                 front = np.array([pose.x, pose.y, 0.0]) + forward * actor.half_length
-                corners = np.stack([front + left * 0.7, front + forward * reach + left * width / 2, front + forward * reach - left * width / 2, front - left * 0.7])
+                corners = np.stack(
+                    [
+                        front + left * 0.7,
+                        front + forward * reach + left * width / 2,
+                        front + forward * reach - left * width / 2,
+                        front - left * 0.7,
+                    ]
+                )
                 pixels, depth = self._view.project(corners)
                 if (depth > 1.5).all():  # noqa: PLR2004  # in front of the lens
                     cv2.fillConvexPoly(mask := np.zeros_like(light), np.round(pixels / 4).astype(np.int32), bright)
@@ -223,7 +236,9 @@ class Scene:
         if light.any():
             soft = cv2.GaussianBlur(light, (0, 0), 4)
             large = np.asarray(cv2.resize(soft, (self.spec.width, self.spec.height), interpolation=cv2.INTER_LINEAR))
-            picture[:] = cv2.add(picture, (self._backdrop.albedo * np.minimum(large, 0.8)[..., None] * 1.3).astype(np.uint8))
+            picture[:] = cv2.add(
+                picture, (self._backdrop.albedo * np.minimum(large, 0.8)[..., None] * 1.3).astype(np.uint8)
+            )
 
     def _shadows(self, picture: Image, surfaces: list[Floats]) -> None:
         half = (self.spec.width // 2, self.spec.height // 2)
@@ -258,7 +273,11 @@ class Scene:
             cv2.line(picture, foot, top, (40, 42, 42), max(1, int(0.12 * unit)), cv2.LINE_AA)
             half_wide = max(2, int(0.17 * unit))
             cv2.rectangle(picture, (top[0] - half_wide, top[1]), (top[0] + half_wide, low[1]), (22, 24, 24), -1)
-            for place, colour, on in ((0.2, (40, 40, 235), red), (0.5, (30, 160, 230), False), (0.8, (90, 220, 60), not red)):
+            for place, colour, on in (
+                (0.2, (40, 40, 235), red),
+                (0.5, (30, 160, 230), False),
+                (0.8, (90, 220, 60), not red),
+            ):
                 centre = (top[0], int(top[1] + (low[1] - top[1]) * place))
                 cv2.circle(picture, centre, max(1, int(0.12 * unit)), colour if on else (30, 34, 36), -1, cv2.LINE_AA)
 
@@ -269,7 +288,9 @@ class Scene:
             random = np.random.default_rng([6, self.spec.seed, moment])
             streaks = np.zeros_like(picture)
             for x, y, length in random.uniform((0, 0, 6), (self.spec.width, self.spec.height, 26), (220, 3)):
-                cv2.line(streaks, (int(x), int(y)), (int(x + length * 0.12), int(y + length)), (60, 60, 60), 1, cv2.LINE_AA)
+                cv2.line(
+                    streaks, (int(x), int(y)), (int(x + length * 0.12), int(y + length)), (60, 60, 60), 1, cv2.LINE_AA
+                )
             cv2.add(picture, cv2.GaussianBlur(streaks, (0, 0), 0.7), picture)
         cv2.GaussianBlur(picture, (0, 0), 0.62 if self.spec.weather is Weather.DRY else 0.8, picture)
         cv2.multiply(picture, self._vignette, picture, 1 / 255)

@@ -60,7 +60,9 @@ def _ordinary(cast: Cast, *, dense: bool, junction: bool) -> None:
             laps = int(random.integers(2, 4)) - (1 if number == road.lanes - 1 and random.random() < 0.4 else 0)
             place = float(random.uniform(0, 25))
             while place < LENGTH - 12:
-                path = along_lane(road.lane(direction, number) + random.normal(0, 0.15), direction, place, laps * LAP_SPEED)
+                path = along_lane(
+                    road.lane(direction, number) + random.normal(0, 0.15), direction, place, laps * LAP_SPEED
+                )
                 if random.random() < 0.10:
                     cast.two_wheeler(path, kind="motorcycle", direction=direction)
                 else:
@@ -69,16 +71,28 @@ def _ordinary(cast: Cast, *, dense: bool, junction: bool) -> None:
     for side in (1, -1):
         if random.random() < 0.75:
             edge = side * (road.half - 0.7)
-            cast.two_wheeler(along_lane(edge, side, float(random.uniform(0, LENGTH)), 2 * LAP_SPEED / 2), kind="bicycle", direction=side)
+            cast.two_wheeler(
+                along_lane(edge, side, float(random.uniform(0, LENGTH)), 2 * LAP_SPEED / 2),
+                kind="bicycle",
+                direction=side,
+            )
         for _ in range(int(random.integers(1, 6))):
             x = side * (road.half + random.uniform(0.6, road.pavement - 0.3))
             start = float(random.uniform(0, PEDESTRIAN_RANGE[1] - PEDESTRIAN_RANGE[0]))
             path = strolling(x, int(random.choice([-1, 1])), start)
             cast.pedestrian(path)
             if random.random() < 0.35:  # two together
-                cast.pedestrian(strolling(x + 0.65, 1, start) if path(0.0).heading == 0 else strolling(x + 0.65, -1, start))  # type: ignore[union-attr]
+                cast.pedestrian(
+                    strolling(x + 0.65, 1, start) if path(0.0).heading == 0 else strolling(x + 0.65, -1, start)
+                )  # type: ignore[union-attr]
         for _ in range(int(random.integers(0, 3))):
-            cast.pedestrian(still(side * (road.half + random.uniform(0.5, road.pavement)), float(random.uniform(8, 45)), float(random.uniform(0, 6.28))))
+            cast.pedestrian(
+                still(
+                    side * (road.half + random.uniform(0.5, road.pavement)),
+                    float(random.uniform(8, 45)),
+                    float(random.uniform(0, 6.28)),
+                )
+            )
         if not junction and road.lanes == 1 and random.random() < 0.6:
             for y in np.arange(float(random.uniform(12, 20)), 60.0, 6.2):
                 if random.random() < 0.6:
@@ -131,10 +145,17 @@ def _tailgating(cast: Cast) -> list[Actor]:
     speed = 4 * LAP_SPEED  # 14 m/s, 50 km/h
     actors = []
     for start in (20.0, 20.0 + LENGTH / 2):
-        ahead = cast.vehicle(along_lane(x, direction, start, speed), kind=str(random.choice(["car", "truck", "van"])), direction=direction)
+        ahead = cast.vehicle(
+            along_lane(x, direction, start, speed),
+            kind=str(random.choice(["car", "truck", "van"])),
+            direction=direction,
+        )
         gap = float(random.uniform(2.8, 4.5))
         behind_by = ahead.half_length + 2.25 + gap
-        actors += [ahead, cast.vehicle(along_lane(x + 0.15, direction, start - behind_by, speed), kind="car", direction=direction)]
+        actors += [
+            ahead,
+            cast.vehicle(along_lane(x + 0.15, direction, start - behind_by, speed), kind="car", direction=direction),
+        ]
     return actors
 
 
@@ -149,7 +170,10 @@ def _cut_in(cast: Cast) -> list[Actor]:
         start = (25.0 - NEAR_END if direction > 0 else FAR_END - 25.0) - speed * meeting
         slow = along_lane(inner, direction, start, speed)
         behind = cast.vehicle(slow, kind="car", direction=direction)
-        actors += [behind, cast.vehicle(_cutting(slow, outer, inner, direction, meeting), kind="car", direction=direction)]
+        actors += [
+            behind,
+            cast.vehicle(_cutting(slow, outer, inner, direction, meeting), kind="car", direction=direction),
+        ]
     return actors
 
 
@@ -188,7 +212,13 @@ def _wrong_way(cast: Cast) -> list[Actor]:
         edge = road.lane(direction, 1) if road.lanes > 1 else x + direction * 1.3
         start, stop = (NEAR_END, 24.0) if direction > 0 else (88.0, 40.0)
         other = through(
-            [(begin, x, start), (begin + 2.0, x, start * 0.5 + stop * 0.5), (begin + 4.5, edge, stop), (begin + 8.5, edge, stop), (begin + 11.5, x, FAR_END - 30 if direction > 0 else NEAR_END)]
+            [
+                (begin, x, start),
+                (begin + 2.0, x, start * 0.5 + stop * 0.5),
+                (begin + 4.5, edge, stop),
+                (begin + 8.5, edge, stop),
+                (begin + 11.5, x, FAR_END - 30 if direction > 0 else NEAR_END),
+            ]
         )
         actors.append(cast.vehicle(other, kind="car", direction=direction))
     return actors
@@ -215,7 +245,13 @@ def _stepping_out(cast: Cast) -> list[Actor]:
         actors.append(
             cast.vehicle(
                 through(
-                    [(begin, lane, start), (step + 0.9, lane, halt - direction * 7), (step + 2.2, lane, halt), (step + 5.0, lane, halt), (step + 8.8, lane, end)]
+                    [
+                        (begin, lane, start),
+                        (step + 0.9, lane, halt - direction * 7),
+                        (step + 2.2, lane, halt),
+                        (step + 5.0, lane, halt),
+                        (step + 8.8, lane, end),
+                    ]
                 ),
                 kind="car",
                 direction=direction,
@@ -230,9 +266,25 @@ def _pavement(cast: Cast) -> list[Actor]:
     for begin in (2.0, 15.0, 28.0):
         side = int(random.choice([-1, 1]))
         lane, beside = road.lane(side, road.lanes - 1), side * (road.half + 1.35)
-        near = [(begin, lane, NEAR_END), (begin + 2.0, lane, 6.0), (begin + 4.0, beside, 18.0), (begin + 8.0, beside, 38.0), (begin + 11.0, lane, 62.0)]
-        far = [(begin, lane, 80.0), (begin + 2.5, lane, 55.0), (begin + 4.5, beside, 42.0), (begin + 8.5, beside, 18.0), (begin + 11.5, lane, NEAR_END)]
-        actors.append(cast.vehicle(through(near if side > 0 else far), kind=str(random.choice(["car", "car", "van"])), direction=side))
+        near = [
+            (begin, lane, NEAR_END),
+            (begin + 2.0, lane, 6.0),
+            (begin + 4.0, beside, 18.0),
+            (begin + 8.0, beside, 38.0),
+            (begin + 11.0, lane, 62.0),
+        ]
+        far = [
+            (begin, lane, 80.0),
+            (begin + 2.5, lane, 55.0),
+            (begin + 4.5, beside, 42.0),
+            (begin + 8.5, beside, 18.0),
+            (begin + 11.5, lane, NEAR_END),
+        ]
+        actors.append(
+            cast.vehicle(
+                through(near if side > 0 else far), kind=str(random.choice(["car", "car", "van"])), direction=side
+            )
+        )
         inside = side * (road.half + road.pavement + 0.1)
         actors.append(cast.pedestrian(through([(begin, inside, 30.0), (begin + 11.5, inside, 18.0)])))
     return actors
@@ -251,26 +303,56 @@ def _red_light(cast: Cast) -> list[Actor]:
         for number in range(int(random.integers(1, 4))):
             lane = road.lane(direction, 1)
             arrive = red + 2.0 + 1.2 * number
-            path = through([(max(0.0, arrive - 4.5), lane, come), (arrive, lane, place), (green + 0.8 * number, lane, place), (green + 8.0 + 1.2 * number, lane, away)])
+            path = through(
+                [
+                    (max(0.0, arrive - 4.5), lane, come),
+                    (arrive, lane, place),
+                    (green + 0.8 * number, lane, place),
+                    (green + 8.0 + 1.2 * number, lane, away),
+                ]
+            )
             actor = cast.vehicle(path, kind=None if number else "car", direction=direction)
             actors.append(actor)
             place -= direction * (2 * actor.half_length + 5.0)
         for number in range(2):  # the green light's traffic
             start = 26.0 + 3.2 * number + float(random.uniform(0, 1))
-            actors.append(cast.vehicle(through([(start, road.lane(direction, 0), come), (start + 9.0, road.lane(direction, 0), away)]), direction=direction))
+            actors.append(
+                cast.vehicle(
+                    through([(start, road.lane(direction, 0), come), (start + 9.0, road.lane(direction, 0), away)]),
+                    direction=direction,
+                )
+            )
     middle = (begin + end) / 2
     for number in range(3):
         start = 4.0 + 4.6 * number
         side = -1 if number % 2 else 1
         y = middle - side * 2.0
         if number == 1:  # brakes for the one who runs the red light
-            actors.append(cast.vehicle(through([(start, -side * 60, y), (start + 3.2, -side * 12.5, y), (start + 5.5, -side * 11.0, y), (start + 10, side * 60, y)]), kind="car"))
+            actors.append(
+                cast.vehicle(
+                    through(
+                        [
+                            (start, -side * 60, y),
+                            (start + 3.2, -side * 12.5, y),
+                            (start + 5.5, -side * 11.0, y),
+                            (start + 10, side * 60, y),
+                        ]
+                    ),
+                    kind="car",
+                )
+            )
         else:
             actors.append(cast.vehicle(through([(start, -side * 60, y), (start + 9.0, side * 60, y)])))
     direction = int(random.choice([-1, 1]))
     away, come = (FAR_END - 20, NEAR_END) if direction > 0 else (NEAR_END, FAR_END - 20)
     runner = cast.vehicle(
-        through([(7.5, road.lane(direction, 0), come), (7.5 + (abs(middle - come) / 14), road.lane(direction, 0), middle), (7.5 + abs(away - come) / 14, road.lane(direction, 0), away)]),
+        through(
+            [
+                (7.5, road.lane(direction, 0), come),
+                (7.5 + (abs(middle - come) / 14), road.lane(direction, 0), middle),
+                (7.5 + abs(away - come) / 14, road.lane(direction, 0), away),
+            ]
+        ),
         kind="car",
         direction=direction,
     )

@@ -139,9 +139,17 @@ def through(points: list[tuple[float, float, float]]) -> Path:
         u = (at - times[index]) / span
         begin, end = places[index], places[index + 1]
         out, into = tangents[index] * span, tangents[index + 1] * span
-        place = (2 * u**3 - 3 * u**2 + 1) * begin + (u**3 - 2 * u**2 + u) * out + (3 * u**2 - 2 * u**3) * end + (u**3 - u**2) * into
+        place = (
+            (2 * u**3 - 3 * u**2 + 1) * begin
+            + (u**3 - 2 * u**2 + u) * out
+            + (3 * u**2 - 2 * u**3) * end
+            + (u**3 - u**2) * into
+        )
         velocity = (
-            (6 * u**2 - 6 * u) * begin + (3 * u**2 - 4 * u + 1) * out + (6 * u - 6 * u**2) * end + (3 * u**2 - 2 * u) * into
+            (6 * u**2 - 6 * u) * begin
+            + (3 * u**2 - 4 * u + 1) * out
+            + (6 * u - 6 * u**2) * end
+            + (3 * u**2 - 2 * u) * into
         ) / span
         return place, velocity
 
@@ -215,7 +223,9 @@ class Cast:
         kept = {actor.number for actor in scripted}
         order = [*scripted, *(actor for actor in self.actors if actor.number not in kept)]
         tracks = {
-            actor.number: [actor.path(at) for at in np.arange(0.0, PERIOD, 0.2)] for actor in order if not actor.rider_of
+            actor.number: [actor.path(at) for at in np.arange(0.0, PERIOD, 0.2)]
+            for actor in order
+            if not actor.rider_of
         }
         good: list[Actor] = []
         dropped: set[int] = set()

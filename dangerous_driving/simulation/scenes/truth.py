@@ -97,7 +97,9 @@ def _wrong_way(actor: Actor, pose: Pose, vehicles: Sequence[Actor], poses: Mappi
     near = [
         other.number
         for other in vehicles
-        if other.number != actor.number and 0 < _ahead(pose, poses[other.number])[0] < 30 and _ahead(pose, poses[other.number])[1] < 5
+        if other.number != actor.number
+        and 0 < _ahead(pose, poses[other.number])[0] < 30
+        and _ahead(pose, poses[other.number])[1] < 5
     ]
     return [Danger((actor.number, *near), "wrong_way", RiskLevel.HIGH)]
 
@@ -109,14 +111,23 @@ def _on_pavement(
         return []  # it is on the crossing road
     if not road.half < abs(pose.x) < road.half + road.pavement:
         return []
-    near = [person.number for person in people if np.hypot(poses[person.number].x - pose.x, poses[person.number].y - pose.y) < 12]
+    near = [
+        person.number
+        for person in people
+        if np.hypot(poses[person.number].x - pose.x, poses[person.number].y - pose.y) < 12
+    ]
     return [Danger((actor.number, *near), "pavement_driving", RiskLevel.HIGH if near else RiskLevel.MEDIUM)]
 
 
 def _red_light(
     actor: Actor, pose: Pose, vehicles: Sequence[Actor], poses: Mapping[int, Pose], road: Road, at: float
 ) -> list[Danger]:
-    if not road.junction or not RED[0] + 1 < at % PERIOD < RED[1] or abs(np.cos(pose.heading)) < 0.7 or pose.speed < FAST:
+    if (
+        not road.junction
+        or not RED[0] + 1 < at % PERIOD < RED[1]
+        or abs(np.cos(pose.heading)) < 0.7
+        or pose.speed < FAST
+    ):
         return []
     begin, end = road.junction
     if not begin - 3 < pose.y < end + 3:
@@ -124,7 +135,9 @@ def _red_light(
     crossing = [
         other.number
         for other in vehicles
-        if abs(np.cos(poses[other.number].heading)) < 0.7 and abs(poses[other.number].x) < 25 and begin < poses[other.number].y < end
+        if abs(np.cos(poses[other.number].heading)) < 0.7
+        and abs(poses[other.number].x) < 25
+        and begin < poses[other.number].y < end
     ]
     return [Danger((actor.number, *crossing), "red_light", RiskLevel.HIGH)]
 

@@ -93,7 +93,13 @@ HATCHBACK = Profile(
     0.74, (0.31, 0.92), (0.55, 0.80), (0.19, 0.81), 0.31,
 )  # fmt: skip
 ESTATE = replace(
-    HATCHBACK, length=4.7, width=1.84, wheels=(0.18, 0.79), windows=(0.30, 0.94), pillars=(0.50, 0.74), wheel_radius=0.33
+    HATCHBACK,
+    length=4.7,
+    width=1.84,
+    wheels=(0.18, 0.79),
+    windows=(0.30, 0.94),
+    pillars=(0.50, 0.74),
+    wheel_radius=0.33,
 )
 SUV = Profile(
     4.6, 1.90, 0.28, 1.10,
@@ -172,7 +178,13 @@ def car(random: Random) -> Shape:
 
 def bus(random: Random) -> Shape:
     """A city bus or coach, often in a livery of two colours."""
-    liveries: tuple[Colour, ...] = ((0.05, 0.06, 0.5), (0.6, 0.6, 0.6), (0.04, 0.45, 0.6), (0.45, 0.2, 0.05), (0.1, 0.35, 0.1))
+    liveries: tuple[Colour, ...] = (
+        (0.05, 0.06, 0.5),
+        (0.6, 0.6, 0.6),
+        (0.04, 0.45, 0.6),
+        (0.45, 0.2, 0.05),
+        (0.1, 0.35, 0.1),
+    )
     colour = liveries[random.integers(len(liveries))]
     length = random.uniform(9.5, 12.2)
     profile = replace(BUS, length=length)
@@ -186,10 +198,19 @@ def bus(random: Random) -> Shape:
     ]  # fmt: skip
     for left in (1.0, -1.0):
         y = left * (side + 0.012)
-        more.append(plate([(half * 0.98, y, 0.42), (-half * 0.98, y, 0.42), (-half * 0.98, y, 0.62), (half * 0.98, y, 0.62)], tuple(np.array(colour) * 0.35), PAINT, 1))
+        more.append(
+            plate(
+                [(half * 0.98, y, 0.42), (-half * 0.98, y, 0.42), (-half * 0.98, y, 0.62), (half * 0.98, y, 0.62)],
+                tuple(np.array(colour) * 0.35),
+                PAINT,
+                1,
+            )
+        )
     for at in (0.80, 0.10):  # doors on the kerb side
         x, y = half - length * (1 - at), -(side + 0.014)
-        more.append(plate([(x - 0.6, y, 0.4), (x + 0.6, y, 0.4), (x + 0.6, y, 2.4), (x - 0.6, y, 2.4)], WINDOW, GLASS, 2))
+        more.append(
+            plate([(x - 0.6, y, 0.4), (x + 0.6, y, 0.4), (x + 0.6, y, 2.4), (x - 0.6, y, 2.4)], WINDOW, GLASS, 2)
+        )
     return Shape(Mesh.joined([shape.mesh, *more]), shape.half_length, shape.half_width, shape.height)
 
 
@@ -217,10 +238,26 @@ def truck(random: Random) -> Shape:
         for left in (1.0, -1.0):  # a stripe, and the frame's edge
             y = left * (width + 0.01)
             stripe = tuple(np.clip(np.array(body) * random.uniform(0.3, 1.5), 0, 0.8))
-            parts.append(plate([(-half, y, 1.0), (back, y, 1.0), (back, y, 1.16), (-half, y, 1.16)], TRIM, Material.MATTE, 1))
-            parts.append(plate([(-half * 0.6, y, 1.7), (back * 0.6, y, 1.7), (back * 0.6, y, 2.3), (-half * 0.6, y, 2.3)], stripe, Material.MATTE, 1))  # type: ignore[arg-type]
+            parts.append(
+                plate([(-half, y, 1.0), (back, y, 1.0), (back, y, 1.16), (-half, y, 1.16)], TRIM, Material.MATTE, 1)
+            )
+            parts.append(
+                plate(
+                    [(-half * 0.6, y, 1.7), (back * 0.6, y, 1.7), (back * 0.6, y, 2.3), (-half * 0.6, y, 2.3)],
+                    stripe,
+                    Material.MATTE,
+                    1,
+                )
+            )  # type: ignore[arg-type]
         x = -half - 0.012
-        parts.append(plate([(x, -0.015, 1.1), (x, 0.015, 1.1), (x, 0.015, height - 0.1), (x, -0.015, height - 0.1)], TRIM, Material.MATTE, 1))
+        parts.append(
+            plate(
+                [(x, -0.015, 1.1), (x, 0.015, 1.1), (x, 0.015, height - 0.1), (x, -0.015, height - 0.1)],
+                TRIM,
+                Material.MATTE,
+                1,
+            )
+        )
     else:
         height = 2.0
         parts.append(box((-half, -width, 1.0), (back, width, 1.45), body))
@@ -229,7 +266,19 @@ def truck(random: Random) -> Shape:
         for at in (-half + 1.1, -half + 2.2)[: 1 + int(length > 8)]:
             parts.append(_wheel(at, left * width, 0.48, left))
     for left in (1.0, -1.0):
-        parts.append(plate([(-half - 0.01, left * 0.95, 0.75), (-half - 0.01, left * 1.2, 0.75), (-half - 0.01, left * 1.2, 0.92), (-half - 0.01, left * 0.95, 0.92)], TAIL_LAMP, Material.LAMP, 2))
+        parts.append(
+            plate(
+                [
+                    (-half - 0.01, left * 0.95, 0.75),
+                    (-half - 0.01, left * 1.2, 0.75),
+                    (-half - 0.01, left * 1.2, 0.92),
+                    (-half - 0.01, left * 0.95, 0.92),
+                ],
+                TAIL_LAMP,
+                Material.LAMP,
+                2,
+            )
+        )
     return Shape(Mesh.joined(parts), half, width, max(height, 2.72))
 
 
@@ -243,7 +292,14 @@ def bicycle(random: Random) -> Shape:
     tubes = ((rear, pedals), (rear, seat), (pedals, seat), (pedals, head), (seat, head), (head, front))
     parts = [tube(np.array(ends), np.array([0.022, 0.022]), colour, sides=5) for ends in tubes]
     parts += [_ring(rear, radius), _ring(front, radius)]
-    parts.append(tube(np.array([head + (0.02, 0.27, 0.12), head + (0, 0, 0.1), head + (0.02, -0.27, 0.12)]), np.array([0.02] * 3), DARK, sides=5))
+    parts.append(
+        tube(
+            np.array([head + (0.02, 0.27, 0.12), head + (0, 0, 0.1), head + (0.02, -0.27, 0.12)]),
+            np.array([0.02] * 3),
+            DARK,
+            sides=5,
+        )
+    )
     parts.append(box((-0.34, -0.07, 0.92), (-0.06, 0.07, 0.98), DARK))
     return Shape(Mesh.joined(parts), 0.87, 0.28, 1.05)
 
@@ -262,9 +318,18 @@ def motorcycle(random: Random) -> Shape:
         ball((-0.35, 0, 0.76), (0.45, 0.14, 0.09), DARK, sides=10),
         ball((-0.72, 0, 0.72), (0.25, 0.11, 0.10), colour, sides=8),
         ball((0.50, 0, 0.85), (0.16, 0.18, 0.17), colour, sides=8),
-        tube(np.array([(0.36, 0.36, 1.02), (0.42, 0, 0.98), (0.36, -0.36, 1.02)]), np.array([0.025] * 3), DARK, sides=5),
-        plate([(0.66, -0.09, 0.8), (0.66, 0.09, 0.8), (0.62, 0.09, 0.95), (0.62, -0.09, 0.95)], HEADLAMP, Material.LAMP, 2),
-        plate([(-0.97, -0.08, 0.68), (-0.97, 0.08, 0.68), (-0.95, 0.08, 0.78), (-0.95, -0.08, 0.78)], TAIL_LAMP, Material.LAMP, 2),
+        tube(
+            np.array([(0.36, 0.36, 1.02), (0.42, 0, 0.98), (0.36, -0.36, 1.02)]), np.array([0.025] * 3), DARK, sides=5
+        ),
+        plate(
+            [(0.66, -0.09, 0.8), (0.66, 0.09, 0.8), (0.62, 0.09, 0.95), (0.62, -0.09, 0.95)], HEADLAMP, Material.LAMP, 2
+        ),
+        plate(
+            [(-0.97, -0.08, 0.68), (-0.97, 0.08, 0.68), (-0.95, 0.08, 0.78), (-0.95, -0.08, 0.78)],
+            TAIL_LAMP,
+            Material.LAMP,
+            2,
+        ),
     ]
     return Shape(Mesh.joined(parts), 1.0, 0.36, 1.1)
 
@@ -272,7 +337,9 @@ def motorcycle(random: Random) -> Shape:
 def _ring(centre: Floats, radius: float, *, thickness: float = 0.028) -> Mesh:
     """A wheel of a two-wheeler: a thin tyre, and a hint of spokes."""
     angles = np.linspace(0, 2 * np.pi, 19)
-    around = centre + radius * np.stack([np.cos(angles), np.zeros(19), np.sin(angles)], axis=1) * (1 - thickness / radius)
+    around = centre + radius * np.stack([np.cos(angles), np.zeros(19), np.sin(angles)], axis=1) * (
+        1 - thickness / radius
+    )
     tyre = tube(around, np.full(19, thickness), RUBBER, sides=5)
     hub = [
         tube(np.stack([centre, around[index]]), np.array([0.008, 0.008]), (0.25, 0.25, 0.25), sides=3)
@@ -344,7 +411,9 @@ def _body(profile: Profile, colour: Colour) -> Mesh:
             colours[piece, band], materials[piece, band] = TRIM, int(Material.MATTE)
     ends = np.concatenate([fan(rings[0]), fan(rings[-1])])
     ends = facing_away(ends, np.array([0.0, 0.0, profile.belt * 0.7]))
-    bottom = np.array([[(half * 0.98, -0.8, 0.2), (half * 0.98, 0.8, 0.2), (-half * 0.98, 0.8, 0.2), (-half * 0.98, -0.8, 0.2)]])
+    bottom = np.array(
+        [[(half * 0.98, -0.8, 0.2), (half * 0.98, 0.8, 0.2), (-half * 0.98, 0.8, 0.2), (-half * 0.98, -0.8, 0.2)]]
+    )
     return Mesh.joined(
         [
             Mesh(corners, colours.reshape(-1, 3), materials.reshape(-1), np.zeros(pieces * bands, dtype=np.intp)),
@@ -413,15 +482,94 @@ def _ends(profile: Profile, random: Random) -> list[Mesh]:
     for left in (1.0, -1.0):
         outer, inner = left * side * 0.93, left * side * 0.52
         set_back = 0.10 if profile.length < 7 else 0.02
-        parts.append(plate([(front - 0.02, inner, low + 0.04), (front - set_back, outer, low + 0.06), (front - set_back - 0.12, outer, high), (front - 0.05, inner, high)], HEADLAMP, Material.LAMP, 3))
-        parts.append(plate([(front - set_back, outer, low), (front - set_back - 0.25, outer * 1.06, low + 0.04), (front - set_back - 0.3, outer * 1.06, high), (front - set_back - 0.1, outer, high)], INDICATOR, Material.MATTE, 3))
+        parts.append(
+            plate(
+                [
+                    (front - 0.02, inner, low + 0.04),
+                    (front - set_back, outer, low + 0.06),
+                    (front - set_back - 0.12, outer, high),
+                    (front - 0.05, inner, high),
+                ],
+                HEADLAMP,
+                Material.LAMP,
+                3,
+            )
+        )
+        parts.append(
+            plate(
+                [
+                    (front - set_back, outer, low),
+                    (front - set_back - 0.25, outer * 1.06, low + 0.04),
+                    (front - set_back - 0.3, outer * 1.06, high),
+                    (front - set_back - 0.1, outer, high),
+                ],
+                INDICATOR,
+                Material.MATTE,
+                3,
+            )
+        )
         tail_low, tail_high = low + 0.06, min(belt, high + 0.16)
-        parts.append(plate([(back + 0.02, left * side * 0.60, tail_low), (back + 0.05, left * side * 0.92, tail_low), (back + 0.05, left * side * 0.92, tail_high), (back + 0.02, left * side * 0.60, tail_high)], TAIL_LAMP, Material.LAMP, 3))
-    parts.append(plate([(front, -side * 0.45, low), (front, side * 0.45, low), (front - 0.03, side * 0.5, high - 0.02), (front - 0.03, -side * 0.5, high - 0.02)], DARK, Material.MATTE, 2))
-    parts.append(plate([(front - 0.01, -side * 0.78, floor + 0.02), (front - 0.01, side * 0.78, floor + 0.02), (front, side * 0.7, low - 0.14), (front, -side * 0.7, low - 0.14)], TRIM, Material.MATTE, 2))
-    parts.append(plate([(back, -side * 0.78, floor + 0.02), (back, side * 0.78, floor + 0.02), (back, side * 0.8, low - 0.12), (back, -side * 0.8, low - 0.12)], TRIM, Material.MATTE, 2))
+        parts.append(
+            plate(
+                [
+                    (back + 0.02, left * side * 0.60, tail_low),
+                    (back + 0.05, left * side * 0.92, tail_low),
+                    (back + 0.05, left * side * 0.92, tail_high),
+                    (back + 0.02, left * side * 0.60, tail_high),
+                ],
+                TAIL_LAMP,
+                Material.LAMP,
+                3,
+            )
+        )
+    parts.append(
+        plate(
+            [
+                (front, -side * 0.45, low),
+                (front, side * 0.45, low),
+                (front - 0.03, side * 0.5, high - 0.02),
+                (front - 0.03, -side * 0.5, high - 0.02),
+            ],
+            DARK,
+            Material.MATTE,
+            2,
+        )
+    )
+    parts.append(
+        plate(
+            [
+                (front - 0.01, -side * 0.78, floor + 0.02),
+                (front - 0.01, side * 0.78, floor + 0.02),
+                (front, side * 0.7, low - 0.14),
+                (front, -side * 0.7, low - 0.14),
+            ],
+            TRIM,
+            Material.MATTE,
+            2,
+        )
+    )
+    parts.append(
+        plate(
+            [
+                (back, -side * 0.78, floor + 0.02),
+                (back, side * 0.78, floor + 0.02),
+                (back, side * 0.8, low - 0.12),
+                (back, -side * 0.8, low - 0.12),
+            ],
+            TRIM,
+            Material.MATTE,
+            2,
+        )
+    )
     for x, z in ((front + 0.01, low - 0.10), (back - 0.01, low + 0.02)):
-        parts.append(plate([(x, -0.26, z), (x, 0.26, z), (x, 0.26, z + 0.12), (x, -0.26, z + 0.12)], number_plate, Material.MATTE, 4))
+        parts.append(
+            plate(
+                [(x, -0.26, z), (x, 0.26, z), (x, 0.26, z + 0.12), (x, -0.26, z + 0.12)],
+                number_plate,
+                Material.MATTE,
+                4,
+            )
+        )
     return parts
 
 
@@ -436,5 +584,17 @@ def _sides(profile: Profile) -> list[Mesh]:
             parts.append(box((mirror - 0.10, y0, belt - 0.02), (mirror + 0.08, y1, belt + 0.14), TRIM))
             for share in (profile.windows[0] + 0.02, *profile.pillars[:1], profile.windows[1] - 0.08):
                 x, y = half - share * profile.length, left * (side + 0.006)
-                parts.append(plate([(x - 0.012, y, floor + 0.15), (x + 0.012, y, floor + 0.15), (x + 0.012, y, belt - 0.02), (x - 0.012, y, belt - 0.02)], DARK, Material.MATTE, 1))
+                parts.append(
+                    plate(
+                        [
+                            (x - 0.012, y, floor + 0.15),
+                            (x + 0.012, y, floor + 0.15),
+                            (x + 0.012, y, belt - 0.02),
+                            (x - 0.012, y, belt - 0.02),
+                        ],
+                        DARK,
+                        Material.MATTE,
+                        1,
+                    )
+                )
     return parts

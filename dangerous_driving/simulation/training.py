@@ -1,0 +1,223 @@
+"""Trains the project's own small YOLO on the simulated scenes, and measures it on scenes that it has not seen.
+
+    python -m dangerous_driving.simulation.training --out build/training        (or: make weights)
+
+Needs the extra ``ultralytics`` (AGPL-3.0), which the weights therefore carry too. Made for a CPU and less than an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from dangerous_driving.simulation.scenes import Light, Scenario, Scene, SceneFrame, SceneSpec, Weather
+
+CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
+
+#: Seeds of the held-out scenes lie far from those of training, and from what the demo shows.
+TRAINING_SEEDS, HELD_OUT_SEEDS = 10_000, 70_000
+
+#: The network: YOLO11's layout with this share of its channels ("nano" has 0.25), so that a CPU carries many cameras.
+DEPTH, WIDTH, MAX_CHANNELS = 0.5, 0.125, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a training depends on; printed, and kept beside the weights. Sizes in px."""
+
+    scenes: int = 150
+    frames_per_scene: int = 8
+    held_out_scenes: int = 24
+    epochs: int = 34
+    input_size: int = 480
+    batch: int = 16
+    seed: int = 1
+    width: int = 960
+    height: int = 540
+
+
+def scene_specs(count: int, first_seed: int, recipe: Recipe) -> list[SceneSpec]:
+    """So many scenes, all kinds in turn."""
+    kinds = list(product(Scenario, Light, Weather))
+    # day is what most cameras see most of the time
+    kinds += [(scenario, Light.DAY, Weather.DRY) for scenario in Scenario]
+    order = np.random.default_rng(first_seed).permutation(len(kinds))
+    return [
+        SceneSpec(
+            *kinds[order[number % len(kinds)]], seed=first_seed + number, width=recipe.width, height=recipe.height
+        )
+        for number in range(count)
+    ]
+
+
+def labels_of(frame: SceneFrame) -> str:
+    """YOLO's text: class index, then centre, width and height as shares of the picture, an object a line."""
+    height, width = frame.image.shape[:2]
+    lines = []
+    for thing in frame.objects:
+        x1, y1, x2, y2 = thing.bbox
+        lines.append(
+            f"{CLASSES.index(thing.class_name)} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f}"
+            f" {(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _write_scene(work: tuple[SceneSpec, int, Path, str]) -> int:
+    spec, frames, folder, part = work
+    cv2.setNumThreads(1)
+    scene = Scene(spec)
+    # spread over the script, at times that differ by scene
+    times = (
+        (np.arange(frames) + np.random.default_rng(spec.seed).uniform(0, 1, frames)) * scene.period_of_script / frames
+    )
+    for number, at in enumerate(times):
+        frame = scene.frame(float(at))
+        name = f"{spec.scenario}_{spec.seed}_{number}"
+        cv2.imwrite(str(folder / "images" / part / f"{name}.jpg"), frame.image, [cv2.IMWRITE_JPEG_QUALITY, 88])
+        (folder / "labels" / part / f"{name}.txt").write_text(labels_of(frame), encoding="ascii")
+    return frames
+
+
+def write_data(folder: Path, recipe: Recipe) -> Path:
+    """Render the data set; returns the file that describes it to ultralytics."""
+    parts = {
+        "train": scene_specs(recipe.scenes, TRAINING_SEEDS, recipe),
+        "held_out": scene_specs(recipe.held_out_scenes, HELD_OUT_SEEDS, recipe),
+    }
+    work = []
+    for part, specs in parts.items():
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True, exist_ok=True)
+        work += [(spec, recipe.frames_per_scene, folder, part) for spec in specs]
+    with multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
+        for _ in track(pool.imap_unordered(_write_scene, work), total=len(work), description="rendering scenes"):
+            pass
+    description = folder / "data.yaml"
+    names = "\n".join(f"  {index}: {name}" for index, name in enumerate(CLASSES))
+    description.write_text(f"path: {folder.absolute()}\ntrain: images/train\nval: images/held_out\nnames:\n{names}\n")
+    return description
+
+
+def network_description(folder: Path) -> Path:
+    """The network as ultralytics reads it: YOLO11 at our width."""
+    import ultralytics
+    import yaml
+
+    plain = Path(ultralytics.__file__).parent / "cfg/models/11/yolo11.yaml"
+    layout = yaml.safe_load(plain.read_text(encoding="utf-8"))
+    layout["nc"] = len(CLASSES)
+    layout["scales"] = {"n": [DEPTH, WIDTH, MAX_CHANNELS]}
+    ours = folder / "yolo11n.yaml"  # the letter names the scale
+    ours.write_text(yaml.safe_dump(layout, sort_keys=False), encoding="utf-8")
+    return ours
+
+
+def train(folder: Path, data: Path, recipe: Recipe) -> Path:
+    """Train; returns the best weights."""
+    from ultralytics import YOLO
+
+    model: Any = YOLO(str(network_description(folder)), task="detect")
+    last = folder / "run/weights/last.pt"
+    options: dict[str, Any] = {"resume": True} if last.exists() else {}
+    if options:
+        model = YOLO(str(last))
+    model.train(
+        data=str(data), epochs=recipe.epochs, imgsz=recipe.input_size, batch=recipe.batch, seed=recipe.seed,
+        device="cpu", workers=2, cache="ram", project=str(folder), name="run", exist_ok=True, pretrained=False,
+        optimizer="AdamW", lr0=0.002, cos_lr=True, warmup_epochs=1.5, close_mosaic=8, mosaic=0.8, scale=0.35, plots=False,
+        amp=False, val=False, patience=0, deterministic=True, save_period=-1, **options,
+    )  # fmt: skip
+    return last
+
+
+def export(weights: Path, out: Path, recipe: Recipe) -> Path:
+    """ONNX with free batch, height and width; its metadata say what it is for and under which licence."""
+    import onnx
+    from ultralytics import YOLO
+
+    model: Any = YOLO(str(weights))
+    made = Path(model.export(format="onnx", imgsz=recipe.input_size, dynamic=True, simplify=True, opset=17))
+    network = onnx.load(made)
+    said = {entry.key: entry for entry in network.metadata_props}
+    for key, value in {
+        "description": "YOLO of simulated road scenes only",
+        "license": "AGPL-3.0",
+        "author": "dangerous-driving",
+    }.items():
+        entry = said.get(key) or network.metadata_props.add()
+        entry.key, entry.value = key, value
+    draft = out.with_suffix(".new")
+    onnx.save(network, draft)
+    draft.replace(out)
+    return out
+
+
+def evaluate(weights: Path, data: Path, input_size: int) -> dict[str, float]:
+    """AP50 by class, and their mean, of an ONNX file on the held-out scenes, by ultralytics' own implementation."""
+    from ultralytics import YOLO
+
+    model: Any = YOLO(str(weights), task="detect")
+    found = model.val(
+        data=str(data), imgsz=input_size, batch=1, device="cpu", rect=False, plots=False, verbose=False, workers=0
+    )
+    table = {
+        CLASSES[int(index)]: float(value) for index, value in zip(found.box.ap_class_index, found.box.ap50, strict=True)
+    }
+    return {"mAP50": float(found.box.map50), "mAP50-95": float(found.box.map), **table}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Render, train, export, evaluate; each step is skipped where its result lies in the folder already."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/training"))
+    for field, value in asdict(Recipe()).items():
+        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=value)
+    given = vars(parser.parse_args(arguments))
+    folder = given.pop("out").absolute()
+    recipe = Recipe(**given)
+    for name, value in _quiet(folder):
+        os.environ.setdefault(name, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    data = folder / "data/data.yaml"
+    if not data.exists():
+        data = write_data(folder / "data", recipe)
+    print(f"scenes rendered after {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201  # a command's output
+    last = train(folder, data, recipe)
+    seconds = time.monotonic() - began
+    print(f"trained after {seconds:.0f} s", flush=True)  # noqa: T201
+    out = export(last, folder / "simulated-scenes.onnx", recipe)
+    result = {"recipe": asdict(recipe), "seconds": round(seconds)}
+    for size in (416, recipe.input_size, 640):
+        result[f"held out at {size} px"] = evaluate(out, data, size)
+    (folder / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    print(json.dumps(result, indent=2))  # noqa: T201
+    from dangerous_driving.simulation import OWN_WEIGHTS
+
+    OWN_WEIGHTS.parent.mkdir(exist_ok=True)
+    shutil.copyfile(out, OWN_WEIGHTS)
+
+
+def _quiet(folder: Path) -> Iterator[tuple[str, str]]:
+    # else it installs packages by itself, asks its servers and writes into the home
+    yield "YOLO_OFFLINE", "1"
+    yield "YOLO_AUTOINSTALL", "false"
+    yield "YOLO_CONFIG_DIR", str(folder)
+
+
+if __name__ == "__main__":
+    main()
