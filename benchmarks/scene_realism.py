@@ -1,6 +1,6 @@
 """Are the simulated scenes cartoons? The share of their cars and persons that weights of real pictures find.
 
-    python -m benchmarks.scene_realism WEIGHTS.onnx [--frames 96]
+python -m benchmarks.scene_realism WEIGHTS.onnx [--frames 96]
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def found_in(frame: SceneFrame, detections: list[Detection]) -> list[tuple[str, 
         if thing.bbox[3] - thing.bbox[1] < LEAST_HEIGHT or thing.visible < LEAST_VISIBLE:
             continue
         there = {found.class_name for found in detections if iou(thing.bbox, found.bbox) >= MATCH}
-        rows.append((thing.class_name, thing.class_name in there, bool(there & ALIKE.get(thing.class_name, {thing.class_name}))))
+        rows.append(
+            (thing.class_name, thing.class_name in there, bool(there & ALIKE.get(thing.class_name, {thing.class_name})))
+        )
     return rows
 
 
@@ -61,12 +63,19 @@ def main() -> None:
         for name, same, alike in found_in(frame, engine.detect([frame.image])[0]):
             counts[name, light].append((same, alike))
         print(f"\r{number + 1} of {arguments.frames} frames", end="", flush=True)
-    print(f"\n{arguments.weights.name} at confidence {CONFIDENCE}, IoU {MATCH}, objects of {LEAST_HEIGHT:.0f} px and more")
+    print(
+        f"\n{arguments.weights.name} at confidence {CONFIDENCE}, IoU {MATCH}, objects of {LEAST_HEIGHT:.0f} px and more"
+    )
     print(f"{'class':12}{'light':8}{'objects':>8}{'found':>8}{'alike':>8}")
     for name in sorted({name for name, _ in counts}):
         everything = [row for (kind, _), rows in counts.items() if kind == name for row in rows]
-        for label, rows in [*((light, counts[name, light]) for light in Light if (name, light) in counts), ("all", everything)]:
-            print(f"{name:12}{label:8}{len(rows):8}{np.mean([row[0] for row in rows]):8.2f}{np.mean([row[1] for row in rows]):8.2f}")
+        for label, rows in [
+            *((light, counts[name, light]) for light in Light if (name, light) in counts),
+            ("all", everything),
+        ]:
+            print(
+                f"{name:12}{label:8}{len(rows):8}{np.mean([row[0] for row in rows]):8.2f}{np.mean([row[1] for row in rows]):8.2f}"
+            )
 
 
 if __name__ == "__main__":

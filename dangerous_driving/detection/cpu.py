@@ -107,7 +107,11 @@ class CpuEngine:
         """File name of the weights, without suffix."""
         return self._name
 
-    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+    def detect(
+        self,
+        images: Sequence[Image],
+        camera_ids: Sequence[str] = (),  # noqa: ARG002  # nothing is tracked here
+    ) -> list[list[Detection]]:
         """See `Engine.detect`."""
         step = self._layout.batch or max(1, len(images))
         found: list[list[Detection]] = []

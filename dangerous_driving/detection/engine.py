@@ -12,11 +12,15 @@ from dangerous_driving.settings import DetectionSettings
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One road user in a frame; ``bbox`` is x1, y1, x2, y2 in pixels of the original picture, within it."""
+    """One road user in a frame; ``bbox`` is x1, y1, x2, y2 in pixels of the original picture, within it.
+
+    ``track_id`` is the same over the frames of a camera, where a tracker runs.
+    """
 
     class_name: str
     confidence: float
     bbox: tuple[float, float, float, float]
+    track_id: int | None = None
 
 
 class Engine(Protocol):
@@ -26,8 +30,12 @@ class Engine(Protocol):
     def model_name(self) -> str:
         """Name of the weights, as results carry it."""
 
-    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[Image], camera_ids: Sequence[str] = ()) -> list[list[Detection]]:
         """Detections of each picture (height x width x 3, BGR, any sizes), the most confident first.
+
+        Args:
+            images: the pictures.
+            camera_ids: whose each is, for a tracker; a camera's pictures come in the order of capture.
 
         Raises:
             InferenceError: the runtime failed.

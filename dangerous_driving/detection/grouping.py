@@ -21,6 +21,9 @@ Boxes = NDArray[np.float64]
 #: px; the frame width that ``detection.group_distance`` is given for.
 REFERENCE_WIDTH = 1920
 
+#: Of the labels of a cluster.
+MAX_SMALL = np.iinfo(np.int16).max - 1
+
 #: Fewer objects cannot endanger each other: they make no group and no task.
 MIN_OBJECTS = 2
 
@@ -41,13 +44,13 @@ def without_doubles(boxes: Boxes, class_names: Sequence[str]) -> list[int]:
         Rising indices; of boxes that are one vehicle the first.
     """
     vehicles = [index for index, name in enumerate(class_names) if name in MOTOR_VEHICLES]
-    shared = shared_areas(boxes[vehicles])
-    areas = np.diagonal(shared)
-    same = shared > DOUBLE_IOU * (np.add.outer(areas, areas) - shared)
+    first, second, shared = overlapping(boxes[vehicles])
+    sizes = areas(boxes[vehicles])
+    same = shared > DOUBLE_IOU * (sizes[first] + sizes[second] - shared)
     dropped: set[int] = set()
-    for place, index in enumerate(vehicles):
-        if index not in dropped:
-            dropped.update(vehicles[other] for other in np.flatnonzero(same[place, place + 1 :]) + place + 1)
+    for one, other in sorted(zip(first[same].tolist(), second[same].tolist(), strict=True)):
+        if vehicles[one] not in dropped:
+            dropped.add(vehicles[other])
     return [index for index in range(len(class_names)) if index not in dropped]
 
 
@@ -69,34 +72,66 @@ def group_boxes(boxes: Boxes, frame_width: int, distance: float) -> list[NDArray
     if count < MIN_OBJECTS:
         return []
     reach = distance * frame_width / REFERENCE_WIDTH
-    near = squared_distances(boxes) <= reach * reach
-    labels = np.arange(count)
+    near = _near(boxes, reach)
+    # small integers: the rounds below are bound by memory
+    labels: NDArray[np.signedinteger] = np.arange(count, dtype=np.int32 if count > MAX_SMALL else np.int16)
     # each box takes the lowest label around it, then that label's own label (pointer jumping), so that a chain of n
     # boxes needs about log n rounds; the first round's lowest label is the first neighbour
-    lowest = near.argmax(axis=1)
+    lowest = near.argmax(axis=1).astype(labels.dtype)
+    far = np.where(near, 0, count).astype(labels.dtype)
     while True:
         lowest = lowest[lowest]
         if np.array_equal(lowest, labels):
             break
         labels = lowest
-        lowest = np.where(near, labels, count).min(axis=1)
+        lowest = np.maximum(far, labels).min(axis=1)
     order = np.argsort(labels, kind="stable")
     clusters = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return [cluster for cluster in clusters if len(cluster) >= MIN_OBJECTS]
 
 
-def shared_areas(boxes: Boxes) -> NDArray[np.float64]:
-    """Of all pairs' boxes: n x n, px²; the diagonal holds their own areas."""
-    x1, y1, x2, y2 = boxes.T
-    width = np.minimum.outer(x2, x2) - np.maximum.outer(x1, x1)
-    height = np.minimum.outer(y2, y2) - np.maximum.outer(y1, y1)
-    return np.asarray(np.maximum(width, 0) * np.maximum(height, 0))
+def overlapping(boxes: Boxes) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Pairs of boxes that have some area in common: the lower index, the higher one, the area in px².
+
+    A sweep from left to right: in the order of their left sides, a box can meet those only that begin before it ends.
+    """
+    order = np.argsort(boxes[:, 0], kind="stable")
+    swept = boxes[order]
+    following = np.arange(1, len(boxes) + 1)
+    met = np.maximum(np.searchsorted(swept[:, 0], swept[:, 2]) - following, 0)
+    one = np.repeat(following - 1, met)
+    other = np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met) + one + 1
+    sides = np.minimum(swept[one, 2:], swept[other, 2:]) - np.maximum(swept[one, :2], swept[other, :2])
+    common = (sides > 0).all(axis=1)
+    first, second = order[one[common]], order[other[common]]
+    return np.minimum(first, second), np.maximum(first, second), np.asarray(sides[common].prod(axis=1))
 
 
-def squared_distances(boxes: Boxes) -> NDArray[np.float64]:
-    """Of all pairs' centres: n x n, px²."""
+def row_blocks(count: int) -> list[slice]:
+    """Rows of a `count` x `count` table in pieces of less than 128 KiB, as numbers of 8 bytes.
+
+    Larger pieces of memory come fresh from the system each time, and its page faults take longer than the arithmetic.
+    """
+    step = max(1, 15_000 // max(1, count))
+    return [slice(start, min(count, start + step)) for start in range(0, count, step)]
+
+
+def areas(boxes: Boxes) -> NDArray[np.float64]:
+    """px² of each."""
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+
+
+def _near(boxes: Boxes, reach: float) -> NDArray[np.bool_]:
+    """Whether the centres of two boxes are at most so many px apart: n x n."""
     x, y = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 for axis in (0, 1))
-    return np.asarray(np.square(np.subtract.outer(x, x)) + np.square(np.subtract.outer(y, y)))
+    near = np.empty((len(boxes), len(boxes)), dtype=bool)
+    for rows in row_blocks(len(boxes)):
+        across, down = np.subtract.outer(x[rows], x), np.subtract.outer(y[rows], y)
+        across *= across
+        down *= down
+        across += down
+        np.less_equal(across, reach * reach, out=near[rows])
+    return near
 
 
 def union_box(boxes: Boxes) -> tuple[float, float, float, float]:

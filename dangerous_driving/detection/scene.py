@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dangerous_driving.camera.frame import Frame
 from dangerous_driving.contracts import DetectedObject, DetectionMetadata, DetectionResult, TrafficGroup, message_id_of
 from dangerous_driving.detection.engine import Detection
-from dangerous_driving.detection.grouping import as_boxes, group_boxes, union_box, without_doubles
+from dangerous_driving.detection.grouping import Boxes, as_boxes, group_boxes, union_box, without_doubles
 from dangerous_driving.detection.priority import RoadUsers, priority_of
-from dangerous_driving.settings import DetectionSettings
+from dangerous_driving.detection.regions import counted
+from dangerous_driving.detection.riders import riders
+from dangerous_driving.settings import CameraSpec, DetectionSettings
 
 
 @dataclass(frozen=True, slots=True)
 class FoundGroup:
-    """A traffic group before its picture has an address."""
+    """A traffic group before its picture has an address. ``object_count`` and ``classes`` are of its road users."""
 
     object_count: int
     bbox: tuple[float, float, float, float]
@@ -41,44 +45,76 @@ class GroupPicture:
 
 
 def scene_of(
-    detections: Sequence[Detection], frame_width: int, settings: DetectionSettings, previous: RoadUsers | None = None
+    detections: Sequence[Detection],
+    width: int,
+    height: int,
+    settings: DetectionSettings,
+    *,
+    camera: CameraSpec | None = None,
+    previous: RoadUsers | None = None,
 ) -> Scene:
     """Number the objects, group them and rate the groups.
 
-    A vehicle that was detected as two kinds is one object. Objects keep the detections' order (the most confident first). Groups come riskiest first, then from top to bottom
+    A vehicle that was detected as two kinds is one object. What stands outside the camera's region of interest, or in an
+    area that it ignores, is left out altogether: a group's task lists all objects in its box, and would list it too. A
+    rider is an object, but no road user of his own: he belongs to his two-wheeler, and makes no group with it.
+
+    Objects keep the detections' order (the most confident first). Groups come riskiest first, then from top to bottom
     and left to right, so that equal frames give equal results. Coordinates are cut to a tenth of a pixel, confidence
     and priority to four digits, before anything is derived from them: all follows from the message itself.
 
     Args:
         detections: of the frame, the most confident first.
-        frame_width: px.
+        width: px of the frame.
+        height: px of the frame.
         settings: group distance.
-        previous: `Scene.road_users` of the frame before of the same camera.
+        camera: its own group distance, region of interest and ignored areas.
+        previous: `Scene.road_users` of the frame before of the same camera, if it is recent and of the same size.
     """
-    kept = without_doubles(
-        as_boxes([detection.bbox for detection in detections]), [detection.class_name for detection in detections]
-    )
+    boxes = as_boxes([detection.bbox for detection in detections])
+    names = [detection.class_name for detection in detections]
+    kept = without_doubles(boxes, names)
+    if camera is not None and (camera.region_of_interest or camera.ignore):
+        inside = counted(boxes, width, height, camera.region_of_interest, camera.ignore)
+        kept = [index for index in kept if inside[index]]
     objects = tuple(
         DetectedObject(
             object_id=number,
             class_name=detection.class_name,
             confidence=round(detection.confidence, 4),
             bbox=_rounded(detection.bbox),
+            track_id=detection.track_id,
         )
         for number, detection in enumerate((detections[index] for index in kept), 1)
     )
-    users = RoadUsers.of(as_boxes([thing.bbox for thing in objects]), [thing.class_name for thing in objects])
-    groups = [
-        FoundGroup(
-            object_count=len(members),
-            bbox=union_box(users.boxes[members]),
-            classes=tuple(sorted({objects[index].class_name for index in members})),
-            priority=round(priority_of(users[members], previous), 4),
+    everything = RoadUsers.of(as_boxes([thing.bbox for thing in objects]), [thing.class_name for thing in objects])
+    ridden_by = _ridden_by(everything.boxes, objects)
+    riding = {rider for several in ridden_by.values() for rider in several}
+    own = np.array([index for index in range(len(objects)) if index not in riding], dtype=np.intp)
+    users = everything[own]
+    distance = (camera and camera.group_distance) or settings.group_distance
+    groups = []
+    for members in group_boxes(users.boxes, width, distance):
+        indices = own[members].tolist()
+        shown = [*indices, *(rider for index in indices for rider in ridden_by.get(index, ()))]
+        groups.append(
+            FoundGroup(
+                object_count=len(members),
+                bbox=union_box(everything.boxes[shown]),
+                classes=tuple(sorted({objects[index].class_name for index in indices})),
+                priority=round(priority_of(users[members], previous), 4),
+            )
         )
-        for members in group_boxes(users.boxes, frame_width, settings.group_distance)
-    ]
     groups.sort(key=lambda group: (-group.priority, group.bbox[1], group.bbox[0]))
     return Scene(objects, tuple(groups), users)
+
+
+def _ridden_by(boxes: Boxes, objects: Sequence[DetectedObject]) -> dict[int, list[int]]:
+    """Riders of each two-wheeler."""
+    found: dict[int, list[int]] = {}
+    for rider, machine in riders(boxes, [thing.class_name for thing in objects]).items():
+        found.setdefault(machine, []).append(rider)
+    return found
 
 
 def detection_result(

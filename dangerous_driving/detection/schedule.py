@@ -36,6 +36,16 @@ class Schedule:
         self._places[camera_id] = _Place(interval, due, served_at=due - interval)
         return due
 
+    def remove(self, camera_id: str) -> None:
+        """Let a camera go."""
+        del self._places[camera_id]
+
+    def change(self, camera_id: str, interval: float, now: float) -> None:
+        """Another interval from the next frame on, which is due within it."""
+        place = self._places[camera_id]
+        place.interval = interval
+        place.due = min(place.due, now + interval)
+
     def next_batch(self, now: float, ready: Iterable[str], limit: int) -> list[str]:
         """Cameras whose next frame is due, the latest in terms of their intervals first, at most `limit`.
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -16,11 +16,13 @@ from dangerous_driving.camera.frame import Frame
 from dangerous_driving.camera.reader import CameraReader, utc_now
 from dangerous_driving.camera.relay import StatusRelay
 from dangerous_driving.camera.source import OpenSource, open_source
-from dangerous_driving.camera.status import CameraStatus
+from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.detection.delivery import ResultDelivery, frame_lost
 from dangerous_driving.detection.engine import Detection, Engine
+from dangerous_driving.detection.motion import MotionGate
 from dangerous_driving.detection.priority import RoadUsers
-from dangerous_driving.detection.scene import scene_of
+from dangerous_driving.detection.privacy import masked
+from dangerous_driving.detection.scene import Scene, scene_of
 from dangerous_driving.detection.schedule import Schedule, batch_limit
 from dangerous_driving.errors import ConfigError, InferenceError
 from dangerous_driving.observability.metrics import (
@@ -29,8 +31,9 @@ from dangerous_driving.observability.metrics import (
     FRAMES_SKIPPED,
     INFERENCE_FRAMES,
     INFERENCE_SECONDS,
+    forget_camera,
 )
-from dangerous_driving.settings import CameraSettings, DetectionSettings
+from dangerous_driving.settings import CameraSettings, CameraSpec, DetectionSettings, PrivacySpec
 
 log = structlog.get_logger(__name__)
 
@@ -48,16 +51,29 @@ TICK = 0.2
 READER_TIMEOUT = 2.0  # s for all readers to end
 STATUS_TIMEOUT = 2.0  # s for the last states to be told
 
+#: Frame intervals after which the frame before says nothing of this one.
+MAX_INTERVALS = 3.0
+
 #: Weight of the latest inference in the running mean of seconds per frame.
 SMOOTHING = 0.2
 
 
 @dataclass(slots=True)
 class _Camera:
+    spec: CameraSpec
     reader: CameraReader
-    road_users: RoadUsers | None = None
-    captured_at: datetime | None = None
+    gate: MotionGate | None
+    before: _Before | None = None
     storing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What is kept of a camera's last frame."""
+
+    captured_at: datetime
+    size: tuple[int, ...]
+    road_users: RoadUsers
 
 
 class DetectionService:
@@ -67,12 +83,13 @@ class DetectionService:
     grow. A camera's results are stored and sent in the order of capture.
 
     Args:
-        cameras: the cameras and how to read them.
+        cameras: the cameras to begin with and how to read them; see `apply`.
         settings: inference, grouping, crops.
         engine: finds road users.
         delivery: stores and sends what was found.
         on_status: told of each camera's changes of state, from a thread of its own; it may take its time.
         source_opener: opens a camera's source.
+        waits_for_cameras: no camera at the beginning is no error.
         clock: monotonic seconds.
         now: the wall clock, UTC.
 
@@ -89,33 +106,39 @@ class DetectionService:
         *,
         on_status: Callable[[CameraStatus], None] = lambda _: None,
         source_opener: OpenSource = open_source,
+        waits_for_cameras: bool = False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        if not cameras.cameras:
+        if not cameras.cameras and not waits_for_cameras:
             raise ConfigError("camera.cameras (--source)", "there is no camera", "name at least one")
-        self._settings, self._engine = settings, engine
-        self._clock, self._now = clock, now
-        self._delivery = delivery
+        self._camera_settings, self._settings, self._engine, self._delivery = cameras, settings, engine, delivery
+        self._clock, self._now, self._open = clock, now, source_opener
         self._wake = threading.Event()
         self._schedule = Schedule()
         self._statuses = StatusRelay(on_status)
         self._cameras: dict[str, _Camera] = {}
-        for spec in cameras.cameras:
-            reader = CameraReader(
-                spec,
-                cameras,
-                on_status=self._statuses.tell,
-                on_frame=self._wake.set,
-                source_opener=source_opener,
-                clock=clock,
-                now=now,
-            )
-            self._cameras[spec.id] = _Camera(reader)
-            self._schedule.add(spec.id, spec.frame_interval or cameras.frame_interval, clock())
+        self._leaving: list[CameraReader] = []
+        self._wanted: tuple[CameraSpec, ...] | None = cameras.cameras
         self._seconds_per_frame: float | None = None
         self._inference_failures = 0
         self._unexpected: BaseException | None = None
+
+    def apply(self, cameras: Sequence[CameraSpec]) -> None:
+        """Have these cameras from now on; callable from any thread, while running or before.
+
+        A camera that is as before is not touched; one whose source stays keeps its connection. Frames under way of a
+        removed camera are still stored and sent.
+
+        Raises:
+            ConfigError: an id is there twice.
+        """
+        ids = [spec.id for spec in cameras]
+        twice = sorted({camera_id for camera_id in ids if ids.count(camera_id) > 1})
+        if twice:
+            raise ConfigError("camera.cameras", f"camera id used twice: {', '.join(twice)}", "give each its own")
+        self._wanted = tuple(cameras)
+        self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; what was detected by then is stored and sent.
@@ -124,8 +147,7 @@ class DetectionService:
             InferenceError: the engine fails on every picture.
         """
         self._statuses.start()
-        for camera in self._cameras.values():
-            camera.reader.start()
+        self._change_cameras()
         log.info("detection_started", cameras=len(self._cameras), model=self._engine.model_name)
         try:
             with ThreadPoolExecutor(WRITERS, thread_name_prefix="store") as writers:
@@ -147,22 +169,90 @@ class DetectionService:
         unexpected = self._unexpected or self._statuses.error
         if unexpected is not None:
             raise unexpected
+        self._change_cameras()
         for camera in self._cameras.values():
             camera.reader.check()
         frames = self._take_due()
         for frame, detections, seconds in self._detect(frames):
             camera = self._cameras[frame.camera_id]
-            scene = scene_of(detections, frame.image.shape[1], self._settings, camera.road_users)
-            camera.road_users = scene.road_users
-            if camera.captured_at is not None:
-                interval = (frame.captured_at - camera.captured_at).total_seconds()
+            height, width = frame.image.shape[:2]
+            scene = scene_of(
+                detections, width, height, self._settings, camera=camera.spec, previous=self._before(camera, frame)
+            )
+            if camera.before is not None:
+                interval = (frame.captured_at - camera.before.captured_at).total_seconds()
                 FRAME_INTERVAL.labels(camera_id=frame.camera_id).set(interval)
-            camera.captured_at = frame.captured_at
+            camera.before = _Before(frame.captured_at, frame.image.shape, scene.road_users)
             DETECTIONS.labels(camera_id=frame.camera_id).inc(len(scene.objects))
             camera.storing = True
-            storing = writers.submit(self._delivery.deliver, frame, scene, seconds)
+            storing = writers.submit(self._deliver, frame, detections, camera.spec.privacy, scene, seconds)
             storing.add_done_callback(functools.partial(self._stored, camera))
         return bool(frames)
+
+    def _before(self, camera: _Camera, frame: Frame) -> RoadUsers | None:
+        """The frame before, if it tells how things grew: not after a gap, nor of another size."""
+        before = camera.before
+        if before is None or before.size != frame.image.shape:
+            return None
+        gap = (frame.captured_at - before.captured_at).total_seconds()
+        return before.road_users if gap <= MAX_INTERVALS * self._interval(camera.spec) else None
+
+    def _deliver(
+        self, frame: Frame, detections: Sequence[Detection], privacy: PrivacySpec, scene: Scene, seconds: float
+    ) -> None:
+        """In a writer's thread. Nothing but this picture leaves: masks are applied before anything is cut or stored."""
+        self._delivery.deliver(replace(frame, image=masked(frame.image, detections, privacy)), scene, seconds)
+
+    def _interval(self, spec: CameraSpec) -> float:
+        return spec.frame_interval or self._camera_settings.frame_interval
+
+    def _change_cameras(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            specs = {spec.id: spec for spec in wanted}
+            for camera_id in self._cameras.keys() - specs.keys():
+                self._remove(camera_id)
+            for spec in wanted:
+                if spec.id not in self._cameras:
+                    self._cameras[spec.id] = _Camera(spec, self._reader(spec), _gate(spec))
+                    self._schedule.add(spec.id, self._interval(spec), self._clock())
+                elif spec != self._cameras[spec.id].spec:
+                    self._change(self._cameras[spec.id], spec)
+        for reader in [reader for reader in self._leaving if reader.join(0)]:
+            self._leaving.remove(reader)
+            if reader.spec.id not in self._cameras:
+                forget_camera(reader.spec.id)
+
+    def _change(self, camera: _Camera, spec: CameraSpec) -> None:
+        before, camera.spec = camera.spec, spec
+        if (before.source, before.loop, before.pace) != (spec.source, spec.loop, spec.pace):
+            camera.reader.stop()
+            self._leaving.append(camera.reader)
+            camera.reader, camera.before = self._reader(spec), None
+        camera.gate = _gate(spec)
+        self._schedule.change(spec.id, self._interval(spec), self._clock())
+        log.info("camera_changed", camera_id=spec.id)
+
+    def _remove(self, camera_id: str) -> None:
+        camera = self._cameras.pop(camera_id)
+        camera.reader.stop()
+        self._leaving.append(camera.reader)
+        self._schedule.remove(camera_id)
+        self._statuses.tell(CameraStatus(camera_id, CameraState.OFFLINE, "the camera was removed", self._now()))
+        log.info("camera_removed", camera_id=camera_id)
+
+    def _reader(self, spec: CameraSpec) -> CameraReader:
+        reader = CameraReader(
+            spec,
+            self._camera_settings,
+            on_status=self._statuses.tell,
+            on_frame=self._wake.set,
+            source_opener=self._open,
+            clock=self._clock,
+            now=self._now,
+        )
+        reader.start()
+        return reader
 
     def _take_due(self) -> list[Frame]:
         now = self._clock()
@@ -182,9 +272,14 @@ class DetectionService:
             due, skipped = self._schedule.served(camera_id, now, ready[camera_id])
             if skipped:
                 FRAMES_SKIPPED.labels(camera_id=camera_id, reason="behind").inc(skipped)
-            frame = self._cameras[camera_id].reader.take(due)
-            if frame is not None:
-                frames.append(frame)
+            camera = self._cameras[camera_id]
+            frame = camera.reader.take(due)
+            if frame is None or (camera.before is not None and frame.captured_at <= camera.before.captured_at):
+                continue
+            if camera.gate is not None and not camera.gate.passes(frame.image, now):
+                FRAMES_SKIPPED.labels(camera_id=camera_id, reason="unchanged").inc()
+                continue
+            frames.append(frame)
         return frames
 
     def _detect(self, frames: Sequence[Frame]) -> list[tuple[Frame, list[Detection], float]]:
@@ -193,7 +288,7 @@ class DetectionService:
             return []
         began = self._clock()
         try:
-            found = self._engine.detect([frame.image for frame in frames])
+            found = self._engine.detect([frame.image for frame in frames], [frame.camera_id for frame in frames])
         except InferenceError as error:
             if len(frames) > 1:  # one of them may be the cause: the others shall not go with it
                 return [answer for frame in frames for answer in self._detect([frame])]
@@ -226,10 +321,15 @@ class DetectionService:
         return TICK if due is None else min(TICK, due - now)
 
     def _end_readers(self) -> None:
-        for camera in self._cameras.values():
-            camera.reader.stop()
+        readers = [*(camera.reader for camera in self._cameras.values()), *self._leaving]
+        for reader in readers:
+            reader.stop()
         deadline = time.monotonic() + READER_TIMEOUT
-        for camera_id, camera in self._cameras.items():
-            if not camera.reader.join(max(0.0, deadline - time.monotonic())):
-                log.warning("reader_still_reading", camera_id=camera_id)
+        for reader in readers:
+            if not reader.join(max(0.0, deadline - time.monotonic())):
+                log.warning("reader_still_reading", camera_id=reader.spec.id)
         self._statuses.close(STATUS_TIMEOUT)
+
+
+def _gate(spec: CameraSpec) -> MotionGate | None:
+    return None if spec.motion_max_gap is None else MotionGate(spec.motion_max_gap)

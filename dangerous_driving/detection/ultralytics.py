@@ -70,7 +70,11 @@ class UltralyticsEngine:
         """File name of the weights, without suffix."""
         return self._name
 
-    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+    def detect(
+        self,
+        images: Sequence[Image],
+        camera_ids: Sequence[str] = (),  # noqa: ARG002  # trackers follow
+    ) -> list[list[Detection]]:
         """See `Engine.detect`."""
         if not images:
             return []

@@ -44,7 +44,7 @@ FRAMES_READ = Counter("frames_read_total", "Frames read from a camera, most of w
 FRAMES_DETECTED = Counter("frames_detected_total", "Frames whose detection result was stored", ["camera_id"])
 FRAMES_SKIPPED = Counter(
     "frames_skipped_total",
-    "Frame intervals without a result, by reason: behind, inference, store",
+    "Frame intervals without a result, by reason: behind, inference, store, unchanged, frozen",
     ["camera_id", "reason"],
 )
 FRAME_INTERVAL = Gauge(
@@ -66,6 +66,16 @@ DETECTIONS_UNPUBLISHED = Counter(
     "Detection results that only the object store has (see reimport)",
     ["camera_id"],
 )
+
+
+def forget_camera(camera_id: str) -> None:
+    """Remove all series of a camera that is no more: it is neither up nor down."""
+    for metric in (
+        CAMERA_UP, CAMERA_RECONNECTS, FRAMES_READ, FRAMES_DETECTED, FRAMES_SKIPPED, FRAME_INTERVAL, DETECTIONS,
+        DETECTIONS_UNPUBLISHED,
+    ):  # fmt: skip
+        metric.remove_by_labels({"camera_id": camera_id})
+
 
 # -- LLM and key pool
 

@@ -41,9 +41,9 @@ class Recipe:
     scenes: int = 150
     frames_per_scene: int = 8
     held_out_scenes: int = 24
-    epochs: int = 34
-    input_size: int = 480
-    batch: int = 16
+    epochs: int = 26
+    input_size: int = 416
+    batch: int = 8
     seed: int = 1
     width: int = 960
     height: int = 540
@@ -138,7 +138,7 @@ def train(folder: Path, data: Path, recipe: Recipe) -> Path:
     model.train(
         data=str(data), epochs=recipe.epochs, imgsz=recipe.input_size, batch=recipe.batch, seed=recipe.seed,
         device="cpu", workers=2, cache="ram", project=str(folder), name="run", exist_ok=True, pretrained=False,
-        optimizer="AdamW", lr0=0.002, cos_lr=True, warmup_epochs=1.5, close_mosaic=8, mosaic=0.8, scale=0.35, plots=False,
+        optimizer="AdamW", lr0=0.0015, cos_lr=True, warmup_epochs=1.5, close_mosaic=6, mosaic=0.6, scale=0.35, plots=False,
         amp=False, val=False, patience=0, deterministic=True, save_period=-1, **options,
     )  # fmt: skip
     return last

@@ -25,7 +25,7 @@ def person(x: float, y: float = 500.0) -> Detection:
 
 
 def test_a_group_has_its_objects_union_box_and_classes() -> None:
-    scene = scene_of([car(100), person(190.04), car(1500)], 1920, SETTINGS)
+    scene = scene_of([car(100), person(190.04), car(1500)], 1920, 1080, SETTINGS)
     (group,) = scene.groups
     assert (group.object_count, group.classes) == (2, ("car", "person"))
     assert group.bbox == (40, 450, 210, 550)
@@ -34,7 +34,7 @@ def test_a_group_has_its_objects_union_box_and_classes() -> None:
 
 def test_a_vehicle_detected_as_two_kinds_is_one_object_and_no_group() -> None:
     van = [Detection("truck", 0.7, (100, 100, 300, 200)), Detection("car", 0.5, (102, 101, 301, 202))]
-    scene = scene_of(van, 1920, SETTINGS)
+    scene = scene_of(van, 1920, 1080, SETTINGS)
     assert [(each.object_id, each.class_name) for each in scene.objects] == [(1, "truck")]
     assert scene.groups == ()
 
@@ -42,13 +42,13 @@ def test_a_vehicle_detected_as_two_kinds_is_one_object_and_no_group() -> None:
 def test_a_person_in_front_of_a_vehicle_and_overlapping_vehicles_stay_two_objects() -> None:
     hidden = [Detection("person", 0.7, (100, 100, 300, 200)), Detection("car", 0.5, (102, 101, 301, 202))]
     queue = [Detection("car", 0.7, (100, 100, 300, 200)), Detection("truck", 0.5, (160, 100, 360, 200))]
-    assert [len(scene_of(each, 1920, SETTINGS).objects) for each in (hidden, queue)] == [2, 2]
+    assert [len(scene_of(each, 1920, 1080, SETTINGS).objects) for each in (hidden, queue)] == [2, 2]
 
 
 def test_the_riskiest_group_comes_first_then_from_top_left() -> None:
     calm_below, calm_above = [car(100, 900), car(190, 900)], [car(100, 100), car(190, 100)]
     risky = [car(1500, 950), person(1560, 950)]
-    scene = scene_of([*calm_below, *calm_above, *risky], 1920, SETTINGS)
+    scene = scene_of([*calm_below, *calm_above, *risky], 1920, 1080, SETTINGS)
     assert [group.classes for group in scene.groups] == [("car", "person"), ("car",), ("car",)]
     assert [group.bbox[1] for group in scene.groups] == [900, 60, 860]
     assert scene.groups[0].priority > scene.groups[1].priority == scene.groups[2].priority
@@ -56,20 +56,20 @@ def test_the_riskiest_group_comes_first_then_from_top_left() -> None:
 
 def test_the_distance_follows_the_setting_and_the_frame() -> None:
     apart = [car(100), car(240)]
-    assert len(scene_of(apart, 1920, SETTINGS).groups) == 1
-    assert len(scene_of(apart, 1280, SETTINGS).groups) == 0
-    assert len(scene_of(apart, 1280, DetectionSettings(group_distance=300)).groups) == 1
+    assert len(scene_of(apart, 1920, 1080, SETTINGS).groups) == 1
+    assert len(scene_of(apart, 1280, 1080, SETTINGS).groups) == 0
+    assert len(scene_of(apart, 1280, 1080, DetectionSettings(group_distance=300)).groups) == 1
 
 
 def test_the_frame_before_raises_what_has_come_closer() -> None:
-    before = scene_of([car(100), person(240)], 1920, SETTINGS)
-    alone = scene_of([car(100), person(150)], 1920, SETTINGS)
-    after = scene_of([car(100), person(150)], 1920, SETTINGS, before.road_users)
+    before = scene_of([car(100), person(240)], 1920, 1080, SETTINGS)
+    alone = scene_of([car(100), person(150)], 1920, 1080, SETTINGS)
+    after = scene_of([car(100), person(150)], 1920, 1080, SETTINGS, previous=before.road_users)
     assert after.groups[0].priority > alone.groups[0].priority
 
 
 def test_the_message_holds_what_was_found_and_reads_back_the_same() -> None:
-    scene = scene_of([car(100), person(190)], 1920, SETTINGS)
+    scene = scene_of([car(100), person(190)], 1920, 1080, SETTINGS)
     metadata = DetectionMetadata(detection_latency=0.25, yolo_model="yolov8n", processing_node="node-01")
     result = detection_result(
         FRAME, scene, frame_url="s3://traffic/f.jpg", pictures=[GroupPicture("s3://traffic/g.jpg")], metadata=metadata
@@ -99,7 +99,7 @@ detections = st.lists(
 @given(detections)
 def test_any_scene_makes_a_valid_message_and_equal_input_an_equal_one(found: list[Detection]) -> None:
     def message() -> DetectionResult:
-        scene = scene_of(found, 1920, SETTINGS)
+        scene = scene_of(found, 1920, 1080, SETTINGS)
         pictures = [GroupPicture(f"g{index}") for index, _ in enumerate(scene.groups)]
         return detection_result(FRAME, scene, frame_url="f", pictures=pictures, metadata=DetectionMetadata())
 

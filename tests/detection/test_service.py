@@ -109,7 +109,7 @@ class PairEngine:
         self.batches: list[int] = []
         self.fails: Callable[[Sequence[Image]], bool] = lambda _: False
 
-    def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[Image], camera_ids: Sequence[str] = ()) -> list[list[Detection]]:
         self.batches.append(len(images))
         if self.fails(images):
             raise InferenceError("the engine fails")
@@ -232,13 +232,13 @@ def test_the_frame_before_of_the_same_camera_raises_the_priority_of_what_came_cl
     apart = [PAIR[0], Detection("person", 0.8, (50.0, 10.0, 58.0, 30.0))]
 
     class Approaching(PairEngine):
-        def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        def detect(self, images: Sequence[Image], camera_ids: Sequence[str] = ()) -> list[list[Detection]]:
             first = sum(self.batches)
             return [found if number % 2 else apart for number, found in enumerate(super().detect(images), first)]
 
     with Running(cameras("a"), engine=Approaching()) as running:
         wait_for(lambda: len(running.results) > 3)
-    alone = scene_of(PAIR, 64, SETTINGS).groups[0].priority
+    alone = scene_of(PAIR, 64, 48, SETTINGS).groups[0].priority
     near = [group.priority for result in running.results for group in result.traffic_groups if group.bbox[2] == 32]
     assert near
     assert min(near) > alone
@@ -345,7 +345,7 @@ def test_an_offline_camera_is_told_and_touches_no_other() -> None:
 
 def test_when_detection_is_slow_frames_are_batched_and_skipped_evenly() -> None:
     class Slow(PairEngine):
-        def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        def detect(self, images: Sequence[Image], camera_ids: Sequence[str] = ()) -> list[list[Detection]]:
             time.sleep(0.02)  # whatever the number of frames
             return super().detect(images)
 
@@ -393,7 +393,7 @@ def test_a_picture_that_the_engine_fails_on_takes_none_of_its_batch_with_it() ->
     class Slow(PairEngine):
         failed: int = 0
 
-        def detect(self, images: Sequence[Image]) -> list[list[Detection]]:
+        def detect(self, images: Sequence[Image], camera_ids: Sequence[str] = ()) -> list[list[Detection]]:
             time.sleep(0.01)  # so that several are due at a time
             self.failed = max(self.failed, len(images) * any(not image.any() for image in images))
             return super().detect(images)
