@@ -109,6 +109,11 @@ class CameraReader:
                 self._wanted_at = wanted_at
         return frame
 
+    def want(self, wanted_at: float) -> None:
+        """The next frame is wanted at that time of `clock` already."""
+        with self._newest_lock:
+            self._wanted_at = min(self._wanted_at, wanted_at)
+
     def check(self) -> None:
         """Notice silence. Called from outside now and then, since a thread that waits for a frame cannot."""
         self._note(lambda health: health.check(self._clock()))

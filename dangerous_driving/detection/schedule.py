@@ -40,11 +40,12 @@ class Schedule:
         """Let a camera go."""
         del self._places[camera_id]
 
-    def change(self, camera_id: str, interval: float, now: float) -> None:
-        """Another interval from the next frame on, which is due within it."""
+    def change(self, camera_id: str, interval: float, now: float) -> float:
+        """Another interval from the next frame on. Returns when that is due, within the new interval."""
         place = self._places[camera_id]
         place.interval = interval
         place.due = min(place.due, now + interval)
+        return place.due
 
     def next_batch(self, now: float, ready: Iterable[str], limit: int) -> list[str]:
         """Cameras whose next frame is due, the latest in terms of their intervals first, at most `limit`.

@@ -230,7 +230,7 @@ class DetectionService:
             self._leaving.append(camera.reader)
             camera.reader, camera.before = self._reader(spec), None
         camera.gate = _gate(spec)
-        self._schedule.change(spec.id, self._interval(spec), self._clock())
+        camera.reader.want(self._schedule.change(spec.id, self._interval(spec), self._clock()))
         log.info("camera_changed", camera_id=spec.id)
 
     def _remove(self, camera_id: str) -> None:

@@ -96,4 +96,4 @@ def test_a_concave_polygon_has_a_hole() -> None:
 @pytest.mark.parametrize("polygon", [((0, 0), (1, 1)), ((0, 0), (1.2, 0), (1, 1)), ((-0.1, 0), (1, 0), (1, 1))])
 def test_polygons_outside_the_picture_or_without_area_are_refused(polygon: object) -> None:
     with pytest.raises(ValidationError, match="region_of_interest"):
-        CameraSpec(id="a", source=SecretStr("0"), region_of_interest=(polygon,))  # type: ignore[arg-type]
+        CameraSpec(id="a", source=SecretStr("0"), region_of_interest=(polygon,))
