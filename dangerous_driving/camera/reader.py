@@ -5,21 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 
+from dangerous_driving.camera.capture_clock import CaptureClock
 from dangerous_driving.camera.frame import Frame
+from dangerous_driving.camera.picture import Flaw, PictureWatch
 from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import Backoff, CameraHealth, CameraState, CameraStatus
 from dangerous_driving.contracts import in_utc_milliseconds
 from dangerous_driving.errors import DangerousDrivingError, SourceError
-from dangerous_driving.observability.metrics import CAMERA_RECONNECTS, CAMERA_UP, FRAMES_READ
+from dangerous_driving.observability.metrics import CAMERA_RECONNECTS, CAMERA_UP, FRAMES_READ, FRAMES_SKIPPED
 from dangerous_driving.settings import CameraSettings, CameraSpec
 
 log = structlog.get_logger(__name__)
-
-MILLISECOND = timedelta(milliseconds=1)
 
 #: s; a recording that is this far behind its pace goes on from where it is instead of rushing after it
 MAX_LAG = 1.0
@@ -72,7 +72,7 @@ class CameraReader:
         self._health_lock = threading.Lock()
         self._backoff = Backoff(settings.backoff_initial, settings.backoff_max, spec.id)
         self._sequence = 0
-        self._captured_at = datetime.min.replace(tzinfo=UTC)
+        self._stamps = CaptureClock(now, clock, spec.id)
 
     def start(self) -> None:
         """Begin to read."""
@@ -164,6 +164,10 @@ class CameraReader:
             SourceError: the source is lost, or held no frame.
         """
         period = source.period
+        interval = self.spec.frame_interval or self._settings.frame_interval
+        watch = PictureWatch(
+            self._settings.frozen_after, self._settings.blind_after, gap=interval / 2, stills=source.stills
+        )
         if period is not None:
             self._health.offline_after = max(self._settings.offline_after, 3 * period)
         frames = 0
@@ -171,7 +175,7 @@ class CameraReader:
         while not self._stop.is_set() and source.grab():
             previous, grabbed_at = grabbed_at, self._clock()
             frames += 1
-            self._grabbed(source, grabbed_at, gap=period if period is not None else grabbed_at - previous)
+            self._grabbed(source, watch, grabbed_at, gap=period if period is not None else grabbed_at - previous)
             if grabbed_at - began > self._settings.offline_after:
                 self._backoff.reset()  # a source that only answers to die again keeps its long waits
             if period is not None:
@@ -185,16 +189,23 @@ class CameraReader:
             raise SourceError(f"{self.spec.shown_source} holds no frame that can be decoded")
         return frames
 
-    def _grabbed(self, source: Source, grabbed_at: float, gap: float) -> None:
-        # strictly rising even when the wall clock is set back, or two frames share a millisecond
-        self._captured_at = max(in_utc_milliseconds(self._now()), self._captured_at + MILLISECOND)
+    def _grabbed(self, source: Source, watch: PictureWatch, grabbed_at: float, gap: float) -> None:
+        captured_at = self._stamps.stamp()
         self._sequence += 1
         FRAMES_READ.labels(camera_id=self.spec.id).inc()
         self._note(lambda health: health.frame(grabbed_at))
         # when the one after this would come too late, this is the newest one at the time it is wanted
         if grabbed_at + gap < self._wanted_at:
             return
-        frame = Frame(self.spec.id, source.retrieve(), self._captured_at, self._sequence)
+        image = source.retrieve()
+        flaw = watch.look(image, grabbed_at)
+        self._note(lambda health: health.looked(flaw))
+        if flaw is Flaw.FROZEN:  # what it shows was looked at when it was new
+            FRAMES_SKIPPED.labels(camera_id=self.spec.id, reason="frozen").inc()
+            with self._newest_lock:
+                self._wanted_at = grabbed_at + (self.spec.frame_interval or self._settings.frame_interval)
+            return
+        frame = Frame(self.spec.id, image, captured_at, self._sequence)
         with self._newest_lock:
             self._newest = frame
             if self._ready_since is None:

@@ -59,6 +59,10 @@ class Source(Protocol):
     def period(self) -> float | None:
         """Seconds between two frames of a recording, the pace to play it at; None when it is live and sets its own."""
 
+    @property
+    def stills(self) -> bool:
+        """Whether it is made of single pictures, which may well be alike."""
+
     def grab(self) -> bool:
         """Go on to the next frame; False at the end. Blocks until there is one, at most the read time-out.
 
@@ -154,6 +158,8 @@ def _rate_and_count(source: Source) -> tuple[float | None, int | None]:
 class _VideoSource:
     """What FFmpeg plays (files, RTSP over TCP, HTTP), or a USB device."""
 
+    stills = False
+
     def __init__(self, spec: CameraSpec, location: str | int, settings: CameraSettings) -> None:
         self._shown = spec.shown_source
         if isinstance(location, int):
@@ -212,6 +218,8 @@ def _opened(shown: str, location: str | int, backend: int, options: list[int]) -
 
 class _PictureSource:
     """The pictures of a folder in the order of their names (or one picture), each for one frame interval."""
+
+    stills = True
 
     def __init__(self, spec: CameraSpec, path: Path, period: float) -> None:
         self._shown = spec.shown_source

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from dangerous_driving.camera.picture import Flaw
+
 
 class CameraState(StrEnum):
-    """online: frames come. degraded: they stopped a moment ago. offline: there are none."""
+    """online: frames come. degraded: they stopped a moment ago, or show nothing. offline: there are none, or old ones."""
 
     ONLINE = "online"
     DEGRADED = "degraded"
@@ -26,9 +28,18 @@ class CameraStatus:
     at: datetime
 
 
+#: A frozen picture is an old one, which is worse than none: it looks as if all were well.
+_FLAWS: dict[Flaw | None, tuple[CameraState, str]] = {
+    None: (CameraState.ONLINE, ""),
+    Flaw.FROZEN: (CameraState.OFFLINE, "the picture is frozen: the same again and again"),
+    Flaw.BLACK: (CameraState.DEGRADED, "the picture is black: is the lens covered, or the light gone?"),
+    Flaw.COVERED: (CameraState.DEGRADED, "the picture shows nothing: is the lens covered, dirty or dazzled?"),
+}
+
+
 @dataclass(slots=True)
 class CameraHealth:
-    """Turns frames, failures and silence into states. Each method returns the new state with its reason if it changed.
+    """Turns frames, failures, flaws and silence into states. Each method returns whether state or reason changed.
 
     Times are seconds of one monotonic clock. ``offline_after``: s without a frame until a camera is offline.
     """
@@ -39,27 +50,35 @@ class CameraHealth:
     reason: str = ""
     last_frame_at: float | None = None
     _failure: str = field(default="", repr=False)
+    _flaw: Flaw | None = field(default=None, repr=False)
 
     def frame(self, now: float) -> bool:
-        """A frame was read. Returns whether the state changed."""
+        """A frame was read; what it shows is as it was when `looked` last."""
         self.last_frame_at = now
         self._failure = ""
-        return self._become(CameraState.ONLINE, "")
+        state, reason = _FLAWS[self._flaw]
+        return self._become(state, reason)
+
+    def looked(self, flaw: Flaw | None) -> bool:
+        """The picture of the frame read last was looked at."""
+        self._flaw = flaw
+        state, reason = _FLAWS[flaw]
+        return self._become(state, reason)
 
     def failed(self, now: float, reason: str) -> bool:
-        """The source could not be opened, or is lost. Returns whether state or reason changed."""
-        self._failure = reason
+        """The source could not be opened, or is lost."""
+        self._failure, self._flaw = reason, None
         if self.last_frame_at is None or now - self.last_frame_at >= self.offline_after:
             return self._become(CameraState.OFFLINE, reason)
         return self._become(CameraState.DEGRADED, reason)
 
     def ended(self, reason: str) -> bool:
-        """The source is over and will not be opened again. Returns whether the state changed."""
+        """The source is over and will not be opened again."""
         self.last_frame_at = None
         return self._become(CameraState.OFFLINE, reason)
 
     def check(self, now: float) -> bool:
-        """Time has passed. Returns whether the silence made the camera offline."""
+        """Time has passed. The silence may have made the camera offline."""
         since = self.started_at if self.last_frame_at is None else self.last_frame_at
         if self.state is CameraState.OFFLINE or now - since < self.offline_after:
             return False

@@ -65,6 +65,8 @@ def simulated_cameras(count: int, *, seed: int = 1) -> tuple[CameraSpec, ...]:
 class SimulatedSource:
     """An endless scene at its own pace. Pictures are rendered only when somebody wants one."""
 
+    stills = False
+
     def __init__(self, spec: SceneSpec) -> None:
         self.period: float | None = 1 / spec.fps
         self._scene = Scene(spec)

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from dangerous_driving.camera.frame import Frame, Image
@@ -41,6 +42,7 @@ class FakeSource:
 
     def __init__(self, frames: int = 1_000_000, *, period: float | None = None, pause: float = 0.002) -> None:
         self.period = period
+        self.stills = False
         self.frames, self.pause = frames, pause
         self.grabbed = self.retrieved = 0
         self.closed = False
@@ -300,3 +302,35 @@ def test_a_stream_over_http_comes_back_after_its_server_was_away(start: Start) -
     states = [status.state for status in told]
     assert states[0] is CameraState.ONLINE
     assert CameraState.DEGRADED in states
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"camera_id": "cam", **labels}) or 0.0
+
+
+class Freezing(FakeSource):
+    """Sends its first picture again and again until it is thawed."""
+
+    thawed = False
+
+    def retrieve(self) -> Image:
+        picture = np.full((48, 64, 3), 200, np.uint8)
+        picture[20:] = 11 + self.grabbed % 200 if self.thawed else 10
+        return picture
+
+
+def test_a_frozen_camera_is_offline_gives_no_more_frames_and_comes_back_by_itself(start: Start) -> None:
+    told: list[CameraStatus] = []
+    settings = CameraSettings(frame_interval=0.01, frozen_after=3)
+    source = Freezing()
+    before = metric("frames_skipped_total", reason="frozen")
+    reader = start(CameraReader(spec(), settings, on_status=told.append, source_opener=Opener(source)))
+    wait_for(lambda: told and told[-1].state is CameraState.OFFLINE)
+    assert "frozen" in told[-1].reason
+    assert metric("camera_up") == 0
+    reader.take(0.0)
+    wait_for(lambda: metric("frames_skipped_total", reason="frozen") > before + 3)
+    assert reader.take(0.0) is None
+    source.thawed = True
+    wait_for(lambda: told[-1].state is CameraState.ONLINE)
+    assert next_frame(reader).image[-1, -1, 0] != 10

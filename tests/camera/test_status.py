@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dangerous_driving.camera.picture import Flaw
 from dangerous_driving.camera.status import Backoff, CameraHealth, CameraState
 
 
@@ -82,3 +84,79 @@ def test_waits_double_up_to_the_cap_and_are_spread_below_it(initial: float, fact
 def test_cameras_do_not_knock_in_step() -> None:
     delays = {Backoff(1.0, 30.0, f"cam-{number}").next_delay() for number in range(20)}
     assert len(delays) > 15
+
+
+def test_a_frozen_picture_turns_a_camera_offline_and_the_next_live_one_online() -> None:
+    camera = health()
+    camera.frame(1.0)
+    assert camera.looked(Flaw.FROZEN)
+    assert camera.state is CameraState.OFFLINE
+    assert "frozen" in camera.reason
+    assert not camera.frame(2.0)  # more of the same
+    assert not camera.check(50.0)
+    assert camera.looked(None)
+    assert (camera.state, camera.reason) == (CameraState.ONLINE, "")
+
+
+@pytest.mark.parametrize("flaw", [Flaw.BLACK, Flaw.COVERED])
+def test_a_blind_camera_is_degraded_and_says_why(flaw: Flaw) -> None:
+    camera = health()
+    camera.frame(1.0)
+    assert camera.looked(flaw)
+    assert camera.state is CameraState.DEGRADED
+    assert camera.reason
+    assert not camera.frame(2.0)
+
+
+def test_a_blind_camera_that_falls_silent_is_offline() -> None:
+    camera = health()
+    camera.frame(1.0)
+    camera.looked(Flaw.BLACK)
+    assert camera.check(12.0)
+    assert camera.state is CameraState.OFFLINE
+
+
+def test_a_lost_stream_tells_its_own_reason_whatever_it_showed_before() -> None:
+    camera = health()
+    camera.frame(1.0)
+    camera.looked(Flaw.BLACK)
+    assert camera.failed(2.0, "the stream ended")
+    assert camera.reason == "the stream ended"
+    assert camera.frame(3.0)
+    assert camera.state is CameraState.ONLINE
+
+
+events = st.lists(
+    st.one_of(
+        st.just(("frame", None)),
+        st.tuples(st.just("looked"), st.sampled_from([None, *Flaw])),
+        st.tuples(st.just("failed"), st.sampled_from(["gone", "refused"])),
+        st.just(("check", None)),
+    ),
+    max_size=60,
+)
+
+
+@given(events, st.floats(0.1, 6))
+def test_every_change_is_told_once_and_a_state_other_than_online_has_a_reason(
+    history: list[tuple[str, str | Flaw | None]], step: float
+) -> None:
+    camera = health()
+    told: tuple[CameraState | None, str] = (None, "")
+    for number, (event, value) in enumerate(history, 1):
+        now = number * step
+        if event == "frame":
+            changed = camera.frame(now)
+        elif event == "looked":
+            changed = camera.looked(value if isinstance(value, Flaw) else None)
+        elif event == "failed":
+            changed = camera.failed(now, str(value))
+        else:
+            changed = camera.check(now)
+        assert changed == ((camera.state, camera.reason) != told)
+        told = (camera.state, camera.reason)
+        if camera.state is not None:
+            assert bool(camera.reason) == (camera.state is not CameraState.ONLINE)
+        silent = camera.last_frame_at is None or now - camera.last_frame_at >= camera.offline_after
+        if event == "check" and silent and now >= camera.offline_after:
+            assert camera.state is CameraState.OFFLINE

@@ -1,0 +1,62 @@
+"""Capture times that rise strictly, whatever the wall clock does (pure, clocks injected)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from dangerous_driving.contracts import in_utc_milliseconds
+
+log = structlog.get_logger(__name__)
+
+MILLISECOND = timedelta(milliseconds=1)
+
+#: Two clocks never agree to the millisecond.
+TOLERANCE = timedelta(milliseconds=5)
+
+#: A step back of the wall clock by more is a correction of a wrong clock, and taken over; a smaller one is waited out.
+CORRECTION = timedelta(seconds=60)
+
+
+class CaptureClock:
+    """Stamps the frames of one camera: UTC in whole milliseconds, each later than the one before.
+
+    Ids derive from the stamps, so none may come twice. Times that a stream sends are not used: they begin anywhere,
+    drift and jump. When the wall clock is set back a little (time servers step by seconds), the stamps go on at the pace
+    of the monotonic clock until it has caught up: intervals stay right. When it is set back by more than `CORRECTION`
+    it was wrong before, and staying with it would keep every frame in the future for as long; then the new time holds at
+    once. A frame could then share its millisecond with one of before; it would be taken for a repetition and dropped,
+    which befalls one in some thousand frames within the repeated time, and no other.
+
+    Args:
+        now: the wall clock, UTC.
+        clock: monotonic seconds.
+        camera_id: for the log.
+    """
+
+    def __init__(self, now: Callable[[], datetime], clock: Callable[[], float], camera_id: str = "") -> None:
+        self._now, self._clock, self._camera_id = now, clock, camera_id
+        self._last = datetime.min.replace(tzinfo=UTC)
+        self._last_at = clock()
+        self._behind = self._stamped = False
+
+    def stamp(self) -> datetime:
+        """The time of a frame that was read now."""
+        wall, at = in_utc_milliseconds(self._now()), self._clock()
+        # where the wall clock would be if nobody had touched it
+        steady = self._last + timedelta(seconds=max(0.0, at - self._last_at)) if self._stamped else wall
+        ahead = steady - wall
+        if ahead > TOLERANCE and not self._behind:
+            log.warning("clock_set_back", camera_id=self._camera_id, seconds=ahead.total_seconds())
+        self._behind = ahead > TOLERANCE
+        if ahead > CORRECTION:
+            stamp = wall
+        elif self._behind:
+            stamp = max(in_utc_milliseconds(steady), self._last + MILLISECOND)
+        else:
+            stamp = max(wall, self._last + MILLISECOND)  # two frames in one millisecond
+        self._stamped = True
+        self._last, self._last_at = stamp, at
+        return stamp

@@ -1,0 +1,80 @@
+"""Capture times rise whatever the wall clock does, and stay close to it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dangerous_driving.camera.capture_clock import CORRECTION, CaptureClock
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+class Clocks:
+    """A monotonic clock, and a wall clock that is `off` by so much."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.off = timedelta()
+        self.stamps = CaptureClock(lambda: START + timedelta(seconds=self.passed) + self.off, lambda: self.passed)
+
+    def stamp(self, after: float = 0.0, step: float = 0.0) -> datetime:
+        self.passed += after
+        self.off += timedelta(seconds=step)
+        return self.stamps.stamp()
+
+
+def test_without_a_jump_it_is_the_wall_clock_in_milliseconds() -> None:
+    clocks = Clocks()
+    assert clocks.stamp() == START
+    assert clocks.stamp(1.2345) == START + timedelta(milliseconds=1234)
+
+
+def test_two_frames_in_one_millisecond_differ() -> None:
+    clocks = Clocks()
+    assert clocks.stamp() < clocks.stamp() < clocks.stamp(0.0001)
+
+
+def test_a_small_step_back_is_waited_out_at_the_right_pace() -> None:
+    clocks = Clocks()
+    before = clocks.stamp()
+    stamps = [clocks.stamp(1.8, step=-20.0 if number == 0 else 0.0) for number in range(20)]
+    gaps = {late - early for early, late in zip([before, *stamps], stamps, strict=False)}
+    assert gaps == {timedelta(seconds=1.8)} or max(gaps) - min(gaps) <= timedelta(milliseconds=2)
+    # and it is the wall clock again as soon as that has caught up
+    clocks.off = timedelta()
+    assert clocks.stamp(1.0) == START + timedelta(seconds=clocks.passed)
+
+
+def test_a_large_step_back_is_taken_over_at_once() -> None:
+    clocks = Clocks()
+    clocks.stamp()
+    assert clocks.stamp(1.0, step=-3600.0) == START + timedelta(seconds=1.0 - 3600.0)
+    assert clocks.stamp(1.0) == START + timedelta(seconds=2.0 - 3600.0)
+
+
+def test_a_step_forward_is_taken_over_at_once() -> None:
+    clocks = Clocks()
+    clocks.stamp()
+    assert clocks.stamp(1.0, step=3600.0) == START + timedelta(seconds=3601)
+
+
+moves = st.lists(st.tuples(st.floats(0, 5), st.floats(-200, 200)), max_size=40)
+
+
+@given(moves)
+def test_stamps_rise_but_at_a_correction_and_are_never_far_from_the_wall_clock(
+    steps: list[tuple[float, float]],
+) -> None:
+    clocks = Clocks()
+    last = clocks.stamp()
+    for after, step in steps:
+        stamp = clocks.stamp(after, step)
+        wall = START + timedelta(seconds=clocks.passed) + clocks.off
+        assert stamp - wall <= CORRECTION + timedelta(milliseconds=45)  # of frames within one millisecond
+        assert wall - stamp < timedelta(milliseconds=1)
+        if stamp <= last:
+            assert last + timedelta(seconds=after) - wall > CORRECTION
+        last = stamp
