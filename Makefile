@@ -51,10 +51,14 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev opencv-libraries system-packages s3-server
 	$(BIN)/python -m pytest $(ARGS)
 
-# A real Chromium for the page tests. Elsewhere than on Debian, or without root, tests say what is missing.
+# A real Chromium for the page tests, and GStreamer's RTSP server for those of the cameras.
+# Elsewhere than on Debian, or without root, tests say what is missing.
+SYSTEM_PACKAGES := chromium fonts-dejavu-core python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 system-packages:
-	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	@if ! { command -v chromium && /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
+			&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
 	fi
 
 # A real S3 server for the object store's tests, built by the Go toolchain; without Go its tests say so.

@@ -13,8 +13,10 @@ log = structlog.get_logger(__name__)
 
 MILLISECOND = timedelta(milliseconds=1)
 
-#: Two clocks never agree to the millisecond.
-TOLERANCE = timedelta(milliseconds=5)
+#: Pace of the stamps while the wall clock catches up.
+SLOWER = 0.9
+
+WORTH_TELLING = timedelta(seconds=1)
 
 #: A step back of the wall clock by more is a correction of a wrong clock, and taken over; a smaller one is waited out.
 CORRECTION = timedelta(seconds=60)
@@ -24,8 +26,8 @@ class CaptureClock:
     """Stamps the frames of one camera: UTC in whole milliseconds, each later than the one before.
 
     Ids derive from the stamps, so none may come twice. Times that a stream sends are not used: they begin anywhere,
-    drift and jump. When the wall clock is set back a little (time servers step by seconds), the stamps go on at the pace
-    of the monotonic clock until it has caught up: intervals stay right. When it is set back by more than `CORRECTION`
+    drift and jump. When the wall clock is set back a little (time servers step by seconds), the stamps go on a tenth
+    slower than time until it has caught up, so that intervals stay nearly right. When it is set back by more than `CORRECTION`
     it was wrong before, and staying with it would keep every frame in the future for as long; then the new time holds at
     once. A frame could then share its millisecond with one of before; it would be taken for a repetition and dropped,
     which befalls one in some thousand frames within the repeated time, and no other.
@@ -45,18 +47,17 @@ class CaptureClock:
     def stamp(self) -> datetime:
         """The time of a frame that was read now."""
         wall, at = in_utc_milliseconds(self._now()), self._clock()
-        # where the wall clock would be if nobody had touched it
-        steady = self._last + timedelta(seconds=max(0.0, at - self._last_at)) if self._stamped else wall
-        ahead = steady - wall
-        if ahead > TOLERANCE and not self._behind:
+        passed = timedelta(seconds=max(0.0, at - self._last_at))
+        # of the stamps, if they went on with time; frames of one millisecond put them ahead by little
+        ahead = self._last + passed - wall if self._stamped else timedelta()
+        if ahead > WORTH_TELLING and not self._behind:
             log.warning("clock_set_back", camera_id=self._camera_id, seconds=ahead.total_seconds())
-        self._behind = ahead > TOLERANCE
+        self._behind = ahead > WORTH_TELLING
         if ahead > CORRECTION:
             stamp = wall
-        elif self._behind:
-            stamp = max(in_utc_milliseconds(steady), self._last + MILLISECOND)
         else:
-            stamp = max(wall, self._last + MILLISECOND)  # two frames in one millisecond
+            slowed = in_utc_milliseconds(self._last + passed * SLOWER) if self._stamped else wall
+            stamp = max(wall, slowed, self._last + MILLISECOND)
         self._stamped = True
         self._last, self._last_at = stamp, at
         return stamp

@@ -389,7 +389,6 @@ def test_a_picture_that_the_engine_fails_on_takes_none_of_its_batch_with_it() ->
         def retrieve(self) -> Image:
             return np.zeros((48, 64, 3), np.uint8)
 
-
     class Grey(GreyCamera):
         def retrieve(self) -> Image:
             return np.full((48, 64, 3), 99, np.uint8)
