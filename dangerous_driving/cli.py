@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from dangerous_driving import camera_commands
 from dangerous_driving.errors import BrokerError, ConfigError, DangerousDrivingError, LedgerError, ObjectStoreError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ topics = typer.Typer(help="Kafka topics and consumer lag.")
 config = typer.Typer(help="Settings.")
 windows = typer.Typer(help="Camera x time windows, the window lane without Dagster.")
 app.add_typer(simulate, name="simulate")
+app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(database, name="db")
 app.add_typer(topics, name="topics")
 app.add_typer(config, name="config")
@@ -63,7 +65,7 @@ def detect(config: ConfigOption = None, leash: LeashOption = False) -> None:
     """Read cameras, find and group road users, publish them."""
     from dangerous_driving import services
 
-    services.detect(_settings(config), leash=leash)
+    services.detect(_settings(config), settings_file=config, leash=leash)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.service import ServiceProcess, end_with_standard_input
-from dangerous_driving.settings import CameraSettings, CameraSpec, Settings
+from dangerous_driving.settings import CameraSettings, CameraSpec, Settings, config_file
 
 if TYPE_CHECKING:
     from dangerous_driving.assessment.window_run import WindowReport
@@ -90,12 +91,14 @@ def own_weights() -> Path:
     return OWN_WEIGHTS
 
 
-def detect(settings: Settings, *, leash: bool) -> None:
-    """Cameras -> detection results."""
+def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:
+    """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs."""
+    from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile
     from dangerous_driving.camera.status import CameraStatus
     from dangerous_driving.detection.delivery import ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
     from dangerous_driving.detection.service import DetectionService
+    from dangerous_driving.ledger.cameras import table_cameras
     from dangerous_driving.ledger.frames import register_cameras, set_camera_status
 
     detector = open_detector(settings.detection)
@@ -110,13 +113,24 @@ def detect(settings: Settings, *, leash: bool) -> None:
             except LedgerError as error:
                 log.warning("camera_status_not_recorded", camera_id=status.camera_id, reason=str(error))
 
-        try:
-            register_cameras(engine, settings.camera.cameras, frame_interval=settings.camera.frame_interval)
-        except LedgerError as error:
-            log.warning("cameras_not_registered", reason=str(error))
+        def register(cameras: Sequence[CameraSpec]) -> None:
+            try:
+                register_cameras(engine, cameras, frame_interval=settings.camera.frame_interval)
+            except LedgerError as error:
+                log.warning("cameras_not_registered", reason=str(error))
+
+        origins: dict[str, Origin] = {"settings": lambda: settings.camera.cameras}
+        file = settings_file or config_file()
+        if file is not None:
+            origins["settings"] = SettingsFile(file)
+        if settings.camera.from_table:
+            origins["table"] = lambda: table_cameras(engine)
+        inventory = CameraInventory(origins)
+        cameras = inventory.look()
+        register(cameras)
         producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
         service = DetectionService(
-            settings.camera,
+            settings.camera.model_copy(update={"cameras": cameras}),
             settings.detection,
             detector,
             ResultDelivery(
@@ -128,7 +142,20 @@ def detect(settings: Settings, *, leash: bool) -> None:
             ),
             on_status=on_status,
             source_opener=open_camera,
+            waits_for_cameras=settings.camera.from_table or file is not None,
         )
+
+        def on_change(wanted: tuple[CameraSpec, ...]) -> None:
+            register(wanted)
+            service.apply(wanted)
+
+        following = threading.Thread(
+            target=inventory.follow,
+            args=(on_change, settings.camera.refresh, process.stop),
+            name="camera-inventory",
+            daemon=True,
+        )
+        following.start()
         process.ready()
         service.run(process.stop)
 

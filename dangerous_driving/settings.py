@@ -431,14 +431,28 @@ class Settings(BaseSettings):
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 
 
+def config_file() -> Path | None:
+    """The YAML file that ``DD_CONFIG`` names."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else None
+
+
+SECRET_PREFIX = ENV_PREFIX + "SECRET_"
+
+
+def secret_of_environment(name: str) -> str | None:
+    """A secret that is no setting: ``DD_SECRET_NAME``, if it is there."""
+    return os.environ.get(SECRET_PREFIX + name)
+
+
 def load(path: Path | None = None) -> Settings:
     """Read the settings from `path` (default: the file that ``DD_CONFIG`` names, if any) and the environment.
 
     Raises:
         ConfigError: the file is missing, is no YAML mapping, or a value is unknown or out of range; names the setting.
     """
-    named = str(path) if path else os.environ.get(CONFIG_VARIABLE)
-    values = _yaml_mapping(Path(named)) if named else {}
+    named = path or config_file()
+    values = _yaml_mapping(named) if named else {}
     _refuse_unknown_variables()
     try:
         return Settings(**values)
@@ -473,5 +487,5 @@ def _refuse_unknown_variables() -> None:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     for variable in os.environ:
         ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
-        if ours and variable.split("__")[0].upper() not in known:
+        if ours and not variable.startswith(SECRET_PREFIX) and variable.split("__")[0].upper() not in known:
             raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")

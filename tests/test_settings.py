@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dangerous_driving import settings
+from dangerous_driving.camera.secrets import with_secrets
 from dangerous_driving.demo.data_folder import DataFolder
 from dangerous_driving.errors import ConfigError
 
@@ -88,3 +89,17 @@ def test_a_demo_s_folder_keeps_all_settings_readable_for_its_services_alone(tmp_
     assert settings.load(folder.settings_file) == loaded
     assert folder.settings_file.stat().st_mode & 0o077 == 0
     folder.close()
+
+
+def test_a_source_gets_its_secrets_from_the_environment_or_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DD_SECRET_GATE", "p@ss/word")
+    (tmp_path / "yard").write_text("from a file\n")
+    source = "rtsp://operator:${GATE}@camera/${yard}"
+    assert with_secrets(source, tmp_path) == "rtsp://operator:p%40ss%2Fword@camera/from%20a%20file"
+    assert settings.load().camera.cameras == ()  # and the variable is no unknown setting
+    for missing in ("${NOWHERE}", "rtsp://${../etc}@camera"):
+        with pytest.raises(ConfigError, match="DD_SECRET_") as refused:
+            with_secrets(missing.replace("../etc", "absent"), tmp_path)
+        assert "secrets_folder" in str(refused.value)

@@ -19,6 +19,7 @@ from cv2.utils import logging as cv2_logging
 from numpy.typing import NDArray
 
 from dangerous_driving.camera.frame import Image
+from dangerous_driving.camera.secrets import with_secrets
 from dangerous_driving.errors import ConfigError, SourceError, UnavailableError
 from dangerous_driving.settings import CameraSettings, CameraSpec
 
@@ -90,7 +91,10 @@ def open_source(spec: CameraSpec, settings: CameraSettings) -> Source:
     Raises:
         SourceError: there is no such file, device or stream, it does not answer, or it is no video.
     """
-    location = spec.source.get_secret_value()
+    try:
+        location = with_secrets(spec.source.get_secret_value(), settings.secrets_folder)
+    except ConfigError as error:
+        raise SourceError(str(error)) from error
     if location.isdecimal():
         return _VideoSource(spec, int(location), settings)
     if "://" in location:

@@ -76,6 +76,8 @@ class Camera(Base):
     status_reason: Mapped[str] = mapped_column(server_default="")
     status_at: Mapped[datetime] = _now()
     created_at: Mapped[datetime] = _now()
+    spec: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # of cameras kept here
+    enabled: Mapped[bool] = mapped_column(server_default=text("true"))
 
     __table_args__ = (
         CheckConstraint("kind IN ('live', 'replay', 'simulated')", name="kind"),

@@ -55,12 +55,11 @@ def scene_specs(count: int, first_seed: int, recipe: Recipe) -> list[SceneSpec]:
     # day is what most cameras see most of the time
     kinds += [(scenario, Light.DAY, Weather.DRY) for scenario in Scenario]
     order = np.random.default_rng(first_seed).permutation(len(kinds))
-    return [
-        SceneSpec(
-            *kinds[order[number % len(kinds)]], seed=first_seed + number, width=recipe.width, height=recipe.height
-        )
-        for number in range(count)
-    ]
+    specs = []
+    for number in range(count):
+        scenario, light, weather = kinds[order[number % len(kinds)]]
+        specs.append(SceneSpec(scenario, light, weather, first_seed + number, recipe.width, recipe.height))
+    return specs
 
 
 def labels_of(frame: SceneFrame) -> str:

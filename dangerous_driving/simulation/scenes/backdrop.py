@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -168,7 +169,7 @@ def _markings(x: Floats, y: Floats, road: Road) -> NDArray[np.bool_]:
     return painted
 
 
-def _sky(rays: Floats, air: Atmosphere, tile: NDArray[np.float32]) -> Floats:
+def _sky(rays: NDArray[np.floating], air: Atmosphere, tile: NDArray[np.float32]) -> Floats:
     flat = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
     up = np.clip(flat[..., 2], 0.0, 1.0)
     sky = air.horizon + (air.zenith - air.horizon) * np.sqrt(up * 2.2).clip(0, 1)[..., None]
@@ -219,7 +220,7 @@ def _houses(canvas: Image, view: View, road: Road, air: Atmosphere, random: np.r
     edges = [9.0]
     while edges[-1] < 130:
         edges.append(edges[-1] + float(random.uniform(9, 22)))
-    for begin, end in reversed(list(zip(edges, edges[1:], strict=False))):
+    for begin, end in reversed(list(itertools.pairwise(edges))):
         height = float(random.uniform(6, 17))
         if road.junction and end > road.junction[0] - road.pavement and begin < road.junction[1] + road.pavement:
             continue

@@ -68,7 +68,7 @@ def draw(mesh: Mesh, corners: Floats, view: View, air: Atmosphere, lamp: float) 
     low, high = pixels[seen].min(axis=(0, 1)), pixels[seen].max(axis=(0, 1))
     left, top = max(0, int(low[0]) - 1), max(0, int(low[1]) - 1)
     right, bottom = min(view.width, int(np.ceil(high[0])) + 1), min(view.height, int(np.ceil(high[1])) + 1)
-    if right - left < 2 or bottom - top < 2:  # noqa: PLR2004  # nothing to see
+    if right - left < 2 or bottom - top < 2:  # nothing to see
         return None
     order = np.flatnonzero(seen)
     layer = mesh.layer[order]
@@ -99,7 +99,7 @@ def _glows(
     found = []
     for index in np.flatnonzero((mesh.materials == Material.LAMP) & seen):
         (x, y), far = pixels[index].mean(axis=0), float(depth[index].mean())
-        white = mesh.colours[index, 0] > 0.5  # noqa: PLR2004  # blue light is in white lamps only
+        white = mesh.colours[index, 0] > 0.5  # blue light is in white lamps only
         found.append((float(x), float(y), (0.55 if white else 0.28) * view.focal / far, bool(white)))
     return tuple(found)
 

@@ -57,11 +57,11 @@ class Road:
 
     @property
     def half(self) -> float:
-        """m from the middle to the kerb."""
+        """M from the middle to the kerb."""
         return self.lanes * LANE + 0.4
 
     def lane(self, direction: int, number: int) -> float:
-        """x of a lane's middle; direction 1 drives away, lane 0 is beside the middle of the road."""
+        """X of a lane's middle; direction 1 drives away, lane 0 is beside the middle of the road."""
         return direction * LANE * (min(number, self.lanes - 1) + 0.5)
 
     def lamp_light(self, x: Floats, y: Floats) -> Floats:

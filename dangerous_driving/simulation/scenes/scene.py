@@ -85,7 +85,7 @@ class Scene:
 
     @property
     def period_of_script(self) -> float:
-        """s after which everything repeats but the noise."""
+        """S after which everything repeats but the noise."""
         return PERIOD
 
     @cached_property
@@ -157,7 +157,7 @@ class Scene:
             if self._air.wet:
                 pencil.mirror(picture, patch, self._backdrop.wet)
             pencil.paste(picture, patch)
-            solid = patch.cover > 127  # noqa: PLR2004  # more than half of a pixel
+            solid = patch.cover > 127  # more than half of a pixel
             height, width = solid.shape
             owners[patch.top : patch.top + height, patch.left : patch.left + width][solid] = actor.number
             shown[actor.number] = int(solid.sum())
@@ -166,7 +166,7 @@ class Scene:
         for number, patch in glowing:
             for x, y, radius, white in patch.glows:
                 column, row = int(x), int(y)
-                inside = 0 <= column < owners.shape[1] and 0 <= row < owners.shape[0]
+                inside = 0 <= column < self.spec.width and 0 <= row < self.spec.height
                 if inside and owners[row, column] == number:
                     pencil.glow(picture, x, y, radius, white=white)
         return shown, owners
@@ -230,7 +230,7 @@ class Scene:
                     ]
                 )
                 pixels, depth = self._view.project(corners)
-                if (depth > 1.5).all():  # noqa: PLR2004  # in front of the lens
+                if (depth > 1.5).all():  # in front of the lens
                     cv2.fillConvexPoly(mask := np.zeros_like(light), np.round(pixels / 4).astype(np.int32), bright)
                     light += mask
         if light.any():
@@ -244,14 +244,16 @@ class Scene:
         half = (self.spec.width // 2, self.spec.height // 2)
         mask = np.zeros((half[1], half[0]), np.uint8)
         sun = self._air.sun
-        slope = np.clip(sun[:2] / max(sun[2], 0.25), -2.5, 2.5) if self._air.sun_colour.max() > 0.3 else np.zeros(2)  # noqa: PLR2004  # else diffuse
+        slope = (
+            np.clip(sun[:2] / max(sun[2], 0.25), -2.5, 2.5) if self._air.sun_colour.max() > 0.3 else np.zeros(2)
+        )  # else diffuse
         for corners in surfaces:
             points = corners.reshape(-1, 3)
             ground = points.copy()
             ground[:, :2] -= slope * points[:, 2:3]
             ground[:, 2] = 0.0
             pixels, depth = self._view.project(ground)
-            if (depth < 2).any():  # noqa: PLR2004  # too near to the lens to be projected as a whole
+            if (depth < 2).any():  # too near to the lens to be projected as a whole
                 continue
             hull = cv2.convexHull(np.round(pixels / 2).astype(np.int32).clip(-4000, 4000))
             cv2.fillConvexPoly(mask, hull, 255)

@@ -79,12 +79,10 @@ def _ordinary(cast: Cast, *, dense: bool, junction: bool) -> None:
         for _ in range(int(random.integers(1, 6))):
             x = side * (road.half + random.uniform(0.6, road.pavement - 0.3))
             start = float(random.uniform(0, PEDESTRIAN_RANGE[1] - PEDESTRIAN_RANGE[0]))
-            path = strolling(x, int(random.choice([-1, 1])), start)
-            cast.pedestrian(path)
+            direction = int(random.choice([-1, 1]))
+            cast.pedestrian(strolling(x, direction, start))
             if random.random() < 0.35:  # two together
-                cast.pedestrian(
-                    strolling(x + 0.65, 1, start) if path(0.0).heading == 0 else strolling(x + 0.65, -1, start)
-                )  # type: ignore[union-attr]
+                cast.pedestrian(strolling(x + 0.65, direction, start))
         for _ in range(int(random.integers(0, 3))):
             cast.pedestrian(
                 still(
@@ -103,7 +101,7 @@ def _ordinary(cast: Cast, *, dense: bool, junction: bool) -> None:
         cast.pedestrian(through([(begin, walk, road.crossing), (begin + 2 * walk / 1.4, -walk, road.crossing)]))
 
 
-def _free_flow(cast: Cast) -> list[Actor]:
+def _free_flow(_: Cast) -> list[Actor]:
     return []
 
 

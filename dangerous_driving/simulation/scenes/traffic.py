@@ -56,7 +56,7 @@ class Actor:
 
     @property
     def half_length(self) -> float:
-        """m."""
+        """M."""
         return self.shape.half_length if self.shape else 0.25
 
     def mesh(self, pose: Pose) -> Mesh:

@@ -15,8 +15,8 @@ from itertools import combinations
 import numpy as np
 
 from dangerous_driving.contracts import RiskLevel
-from dangerous_driving.simulation.scenes.scripts import RED
 from dangerous_driving.simulation.scenes.road import Road
+from dangerous_driving.simulation.scenes.scripts import RED
 from dangerous_driving.simulation.scenes.traffic import PERIOD, Actor, Pose
 
 TAILGATING_GAP = 0.9  # s
@@ -80,7 +80,7 @@ def _following(behind: Actor, pose: Pose, ahead: Actor, other: Pose) -> list[Dan
         return []
     along, aside = _ahead(pose, other)
     gap = along - behind.half_length - ahead.half_length
-    if not (0 < along and aside < 1.9 and gap < TAILGATING_GAP * pose.speed):
+    if not (along > 0 and aside < 1.9 and gap < TAILGATING_GAP * pose.speed):
         return []
     pair = (behind.number, ahead.number)
     sideways = abs(np.sin(other.heading)) * other.speed

@@ -1,0 +1,117 @@
+"""Cameras that an operator added while the platform runs. They hold no secret: sources name them by placeholder."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import Engine, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dangerous_driving.camera.secrets import placeholders
+from dangerous_driving.errors import ConfigError
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.tables import Camera
+from dangerous_driving.settings import CameraSpec
+
+log = structlog.get_logger(__name__)
+
+
+def put_camera(engine: Engine, spec: CameraSpec, *, frame_interval: float) -> None:
+    """Add a camera, or change it.
+
+    Args:
+        engine: the ledger.
+        spec: the camera.
+        frame_interval: s, of cameras that have none of their own.
+
+    Raises:
+        ConfigError: the source holds a password.
+        LedgerError: the database is away.
+    """
+    require_no_secret(spec)
+    values: dict[str, Any] = {
+        "name": spec.name or spec.id,
+        "kind": spec.kind,
+        "source": spec.shown_source,
+        "frame_interval": spec.frame_interval or frame_interval,
+        "spec": spec.model_dump(mode="json") | {"source": spec.source.get_secret_value()},
+        "enabled": True,
+    }
+    with transaction(engine) as connection:
+        connection.execute(
+            insert(Camera).values(id=spec.id, **values).on_conflict_do_update(index_elements=["id"], set_=values)
+        )
+
+
+def set_enabled(engine: Engine, camera_id: str, enabled: bool) -> None:  # what it is set to
+    """Switch a camera of the table off or on.
+
+    Raises:
+        ConfigError: the table has no such camera.
+        LedgerError: the database is away.
+    """
+    _change(engine, camera_id, enabled=enabled)
+
+
+def remove_camera(engine: Engine, camera_id: str) -> None:
+    """Watch a camera no more. Its row stays, since its frames and alerts refer to it.
+
+    Raises:
+        ConfigError: the table has no such camera.
+        LedgerError: the database is away.
+    """
+    _change(engine, camera_id, spec=None, enabled=True)
+
+
+def table_cameras(engine: Engine) -> tuple[CameraSpec, ...]:
+    """The enabled cameras of the table. A row that cannot be read is passed over and logged: it concerns itself alone.
+
+    Raises:
+        LedgerError: the database is away.
+    """
+    query = select(Camera.id, Camera.spec).where(Camera.spec.is_not(None), Camera.enabled).order_by(Camera.id)
+    with transaction(engine) as connection:
+        rows = connection.execute(query).all()
+    found = []
+    for camera_id, values in rows:
+        try:
+            found.append(CameraSpec.model_validate(values | {"id": camera_id}))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            log.warning("camera_row_unreadable", camera_id=camera_id, field=field, reason=first["msg"])
+    return tuple(found)
+
+
+def require_no_secret(spec: CameraSpec) -> None:
+    """Refuse a source with a password in it: tables are read by many, and kept in backups.
+
+    Raises:
+        ConfigError: names the remedy, not the password.
+    """
+    source = spec.source.get_secret_value()
+    if "://" not in source:
+        return
+    parts = urlsplit(source)
+    named = {f"${{{name}}}" for name in placeholders(source)}
+    if parts.password and parts.password not in named:
+        raise ConfigError(
+            "source",
+            f"the source of camera {spec.id} holds a password, and would be kept in a table",
+            "write ${NAME} in its place, and give the password as DD_SECRET_NAME or as a file in camera.secrets_folder",
+        )
+
+
+def _change(engine: Engine, camera_id: str, **values: Any) -> None:
+    statement = update(Camera).where(Camera.id == camera_id, Camera.spec.is_not(None)).values(**values)
+    with transaction(engine) as connection:
+        changed = connection.execute(statement.returning(Camera.id)).all()
+    if not changed:
+        raise ConfigError(
+            "camera",
+            f"the table has no camera {camera_id}",
+            "see: dangerous-driving cameras list (others are in the settings)",
+        )

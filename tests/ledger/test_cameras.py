@@ -1,0 +1,74 @@
+"""Cameras that an operator keeps in the table."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+
+from dangerous_driving.errors import ConfigError
+from dangerous_driving.ledger.cameras import put_camera, remove_camera, set_enabled, table_cameras
+from dangerous_driving.ledger.frames import register_cameras
+from dangerous_driving.settings import CameraSpec, PrivacySpec
+
+
+def spec(camera_id: str = "north", source: str = "rtsp://camera/1", **more: object) -> CameraSpec:
+    return CameraSpec(id=camera_id, source=SecretStr(source)).model_copy(update=more)
+
+
+def test_what_is_put_comes_back_whole(ledger: Engine) -> None:
+    camera = spec(
+        name="North gate",
+        frame_interval=0.5,
+        ignore=(((0.0, 0.0), (1.0, 0.0), (1.0, 0.2)),),
+        privacy=PrivacySpec(heads=True),
+    )
+    put_camera(ledger, camera, frame_interval=1.8)
+    put_camera(ledger, spec("east"), frame_interval=1.8)
+    assert table_cameras(ledger) == (spec("east"), camera)
+
+
+def test_putting_again_changes_a_camera(ledger: Engine) -> None:
+    put_camera(ledger, spec(), frame_interval=1.8)
+    put_camera(ledger, spec(source="rtsp://camera/2"), frame_interval=1.8)
+    assert table_cameras(ledger) == (spec(source="rtsp://camera/2"),)
+
+
+def test_disabled_and_removed_cameras_are_not_watched_and_can_come_back(ledger: Engine) -> None:
+    put_camera(ledger, spec(), frame_interval=1.8)
+    set_enabled(ledger, "north", False)
+    assert table_cameras(ledger) == ()
+    set_enabled(ledger, "north", True)
+    assert table_cameras(ledger) == (spec(),)
+    remove_camera(ledger, "north")
+    assert table_cameras(ledger) == ()
+    put_camera(ledger, spec(), frame_interval=1.8)
+    assert table_cameras(ledger) == (spec(),)
+
+
+def test_cameras_of_the_settings_are_not_the_tables(ledger: Engine) -> None:
+    register_cameras(ledger, [spec()], frame_interval=1.8)
+    assert table_cameras(ledger) == ()
+    with pytest.raises(ConfigError, match="no camera north"):
+        set_enabled(ledger, "north", False)
+    with pytest.raises(ConfigError, match="no camera north"):
+        remove_camera(ledger, "north")
+
+
+def test_no_password_gets_into_the_table(ledger: Engine) -> None:
+    with pytest.raises(ConfigError, match="DD_SECRET_") as refused:
+        put_camera(ledger, spec(source="rtsp://operator:hunter2@camera/1"), frame_interval=1.8)
+    assert "hunter2" not in str(refused.value)
+    put_camera(ledger, spec(source="rtsp://operator:${GATE}@camera/1"), frame_interval=1.8)
+    with ledger.connect() as connection:
+        row = connection.execute(text("SELECT source, spec::text FROM camera")).one()
+    assert "hunter2" not in str(row)
+    assert row.source == "rtsp://camera/1"
+
+
+def test_a_row_that_cannot_be_read_takes_no_other_with_it(ledger: Engine) -> None:
+    put_camera(ledger, spec("a"), frame_interval=1.8)
+    put_camera(ledger, spec("b"), frame_interval=1.8)
+    with ledger.begin() as connection:
+        connection.execute(text("UPDATE camera SET spec = spec || '{\"frame_interval\": -3}' WHERE id = 'a'"))
+    assert [camera.id for camera in table_cameras(ledger)] == ["b"]
