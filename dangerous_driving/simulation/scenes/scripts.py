@@ -111,7 +111,7 @@ def _queue(cast: Cast) -> list[Actor]:
     for number in range(road.lanes):
         place = float(random.uniform(0, 6))
         while place < LENGTH - 9:
-            actor = cast.vehicle(stop_and_go(road.lane(1, number), 1, place, swing=6.0), kind=None, direction=1)
+            actor = cast.vehicle(stop_and_go(road.lane(1, number), 1, place, swing=4.4), kind=None, direction=1)
             place += 2 * actor.half_length + float(random.uniform(1.6, 3.0))
             # room for the next one's front half, whatever it will be
             actors.append(actor)
@@ -141,20 +141,13 @@ def _tailgating(cast: Cast) -> list[Actor]:
     direction = int(random.choice([-1, 1]))
     x = road.lane(direction, 0)
     speed = 4 * LAP_SPEED  # 14 m/s, 50 km/h
-    actors = []
-    for start in (20.0, 20.0 + LENGTH / 2):
-        ahead = cast.vehicle(
-            along_lane(x, direction, start, speed),
-            kind=str(random.choice(["car", "truck", "van"])),
-            direction=direction,
-        )
-        gap = float(random.uniform(2.8, 4.5))
-        behind_by = ahead.half_length + 2.25 + gap
-        actors += [
-            ahead,
-            cast.vehicle(along_lane(x + 0.15, direction, start - behind_by, speed), kind="car", direction=direction),
-        ]
-    return actors
+    start = 20.0
+    ahead = cast.vehicle(
+        along_lane(x, direction, start, speed), kind=str(random.choice(["car", "truck", "van"])), direction=direction
+    )
+    behind_by = ahead.half_length + 2.25 + float(random.uniform(2.8, 4.5))
+    behind = cast.vehicle(along_lane(x + 0.15, direction, start - behind_by, speed), kind="car", direction=direction)
+    return [ahead, behind]
 
 
 def _cut_in(cast: Cast) -> list[Actor]:
