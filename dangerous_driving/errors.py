@@ -80,6 +80,10 @@ class BrokerError(DangerousDrivingError):
     retriable = True
 
 
+class SpoolError(DangerousDrivingError):
+    """The spool's disk is full or cannot be written; what should have been kept there is lost."""
+
+
 class ObjectStoreError(DangerousDrivingError):
     """The object store refused or did not answer in time."""
 

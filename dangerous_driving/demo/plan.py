@@ -31,6 +31,8 @@ SIMULATED_SOURCE = "simulated"
 
 #: Without any argument.
 SIMULATED_CAMERAS = 4
+#: px; above what the project's weights were trained at, since distant road users are small (see their model card).
+OWN_INPUT_SIZE = 640
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def make(
     specs = camera_specs(settings, sources, cameras)
     for spec in specs:
         probe(spec, settings.camera, source_opener=open_camera)
-    detection = settings.detection.model_copy(update={"weights": weights_for(specs, weights, settings)})
+    chosen = weights_for(specs, weights, settings)
+    detection = settings.detection.model_copy(update={"weights": chosen})
+    if chosen == own_weights() and detection.input_size is None:
+        detection = detection.model_copy(update={"input_size": OWN_INPUT_SIZE})
     open_engine(detection)
     folder = DataFolder(data_dir or settings.demo.data_dir)
     folder.check()
