@@ -110,7 +110,9 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
             self._owned: IO[str] = (folder / "lock").open("w", encoding="utf-8")
         except OSError as error:
-            raise ConfigError("spool.folder", f"{folder} cannot be written ({error.strerror})", "name another") from error
+            raise ConfigError(
+                "spool.folder", f"{folder} cannot be written ({error.strerror})", "name another"
+            ) from error
         try:
             fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -158,12 +160,14 @@ class Spool:
                 self._tell()
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise SpoolError(f"{self._folder} cannot be written ({error.strerror}): free space, or name another folder") from error
+            raise SpoolError(
+                f"{self._folder} cannot be written ({error.strerror}): free space, or name another folder"
+            ) from error
 
     def oldest(self, count: int) -> list[SpooledFrame]:
         """The frames to send first, at most so many, in the order of capture. A damaged file is set aside and counted."""
         with self._lock:
-            names = [name for name in heapq.nsmallest(count, self._sizes)]
+            names = heapq.nsmallest(count, self._sizes)
         frames = []
         for name in names:
             path = self._folder / str(name)

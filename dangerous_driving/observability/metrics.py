@@ -69,7 +69,9 @@ DETECTIONS_UNPUBLISHED = Counter(
 SPOOL_BYTES = Gauge("spool_bytes", "Bytes of frames that wait on disk for the broker or the store")
 SPOOL_ENTRIES = Gauge("spool_frames", "Frames that wait on disk for the broker or the store")
 SPOOLED = Counter("spooled_frames_total", "Frames put into the spool", ["camera_id"])
-SPOOL_REPLAYED = Counter("spool_replayed_frames_total", "Frames that left the spool and were acknowledged", ["camera_id"])
+SPOOL_REPLAYED = Counter(
+    "spool_replayed_frames_total", "Frames that left the spool and were acknowledged", ["camera_id"]
+)
 SPOOL_DROPPED = Counter(
     "spool_dropped_frames_total", "Frames of the spool that are lost, by reason: full, damaged", ["camera_id", "reason"]
 )
