@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: s for the spool's receipts that are out when the service stops; what is not acknowledged by then stays there.
+REPLAY_STOP_SECONDS = 5.0
+
 #: Services that read the log as a consumer group, and what they follow.
 GROUPS: dict[str, tuple[Topic, ...]] = {
     "tasks": (Topic.DETECTION_RESULTS,),
@@ -95,11 +98,13 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
     """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs."""
     from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile
     from dangerous_driving.camera.status import CameraStatus
-    from dangerous_driving.detection.delivery import ResultDelivery
+    from dangerous_driving.detection.delivery import Receipt, ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
+    from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.service import DetectionService
     from dangerous_driving.ledger.cameras import table_cameras
     from dangerous_driving.ledger.frames import register_cameras, set_camera_status
+    from dangerous_driving.messaging.spool import Spool
 
     detector = open_detector(settings.detection)
     with ServiceProcess("detect", settings, leash=leash) as process, ExitStack() as stack:
@@ -129,16 +134,28 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         cameras = inventory.look()
         register(cameras)
         producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
+        store = open_store(settings.objects)
+
+        def publish(result: DetectionResult) -> Receipt:
+            return producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
+
+        spool = Spool(settings.spool.folder, settings.spool.max_bytes) if settings.spool.folder else None
+        if spool is not None:
+            stack.callback(spool.close)
+            replay = Replay(spool, store, publish, retry=settings.spool.retry, on_failure=process.stop.set)
+            replay.start()
+            stack.callback(replay.stop, REPLAY_STOP_SECONDS)
         service = DetectionService(
             settings.camera.model_copy(update={"cameras": cameras}),
             settings.detection,
             detector,
             ResultDelivery(
                 settings.detection,
-                open_store(settings.objects),
-                lambda result: producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id),
+                store,
+                publish,
                 model=detector.model_name,
                 node=settings.node,
+                spool=spool,
             ),
             on_status=on_status,
             source_opener=open_camera,

@@ -36,6 +36,7 @@ class DataFolder:
         self.objects = self.path / "objects"
         self.dagster_home = self.path / "dagster"
         self.logs = self.path / "logs"
+        self.spool = self.path / "spool"
         self.settings_file = self.path / "settings.yaml"
         self.keys_file = self.path / "api_keys.yaml"
         self.broker_file = self.path / "broker.address"

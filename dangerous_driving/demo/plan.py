@@ -91,6 +91,7 @@ def make(
         "camera": settings.camera.model_copy(update={"cameras": tuple(specs)}),
         "detection": detection,
         "objects": settings.objects.model_copy(update={"kind": "folder", "folder": folder.objects}),
+        "spool": settings.spool.model_copy(update={"folder": folder.spool}),
         "windows": settings.windows.model_copy(
             update={
                 "length": WINDOW_SECONDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -16,7 +16,8 @@ from dangerous_driving.camera.reader import utc_now
 from dangerous_driving.contracts import DetectionMetadata, DetectionResult, message_id_of
 from dangerous_driving.detection.crops import JPEG, crop, encode_jpeg
 from dangerous_driving.detection.scene import GroupPicture, Scene, detection_result
-from dangerous_driving.errors import BrokerError, InferenceError, ObjectStoreError
+from dangerous_driving.errors import BrokerError, InferenceError, ObjectStoreError, SpoolError
+from dangerous_driving.messaging.spool import Spool, SpooledFrame, SpooledObject
 from dangerous_driving.objects.keys import detection_key, frame_key, group_key
 from dangerous_driving.objects.store import ObjectStore
 from dangerous_driving.observability.metrics import (
@@ -55,8 +56,12 @@ Publish = Callable[[DetectionResult], Receipt | None]
 class ResultDelivery:
     """Stores the pictures, then the result (so that a stored result implies its pictures), then publishes it.
 
-    The stored result is the durable record: what the broker did not take is counted, logged and imported by
-    ``dangerous-driving reimport``. A frame that cannot be stored is dropped, counted and logged.
+    Without a spool the stored result is the durable record: what the broker did not take is counted, logged and imported
+    by ``dangerous-driving reimport``; a frame that cannot be stored is dropped, counted and logged.
+
+    With a spool both wait there: the result alone when the broker did not take it, the pictures too when the store did
+    not. While frames of a camera wait, newer ones of it wait behind them, so that they reach the topic in order; `Replay`
+    sends them as soon as that is possible.
 
     Args:
         settings: crops, JPEG.
@@ -64,6 +69,7 @@ class ResultDelivery:
         publish: sends a result (topic ``detection-results``, keyed by camera).
         model: name of the weights, for the result.
         node: this machine's name in results.
+        spool: where what cannot be sent waits; None: nowhere.
         clock: monotonic seconds.
         now: the wall clock, UTC.
     """
@@ -76,11 +82,13 @@ class ResultDelivery:
         *,
         model: str,
         node: str = "",
+        spool: Spool | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings, self._store, self._publish = settings, store, publish
-        self._model, self._node, self._clock, self._now = model, node, clock, now
+        self._model, self._node, self._spool = model, node, spool
+        self._clock, self._now = clock, now
         self._stopping = threading.Event()
         self._publish_from = clock()
         self._receipts = threading.Condition()
@@ -95,59 +103,96 @@ class ResultDelivery:
             seconds: from its capture until the detections were known.
         """
         try:
-            result = self._store_frame(frame, scene, seconds)
-        except ObjectStoreError as error:
-            frame_lost(frame, "store", error)
-            return
+            result, objects = self._prepared(frame, scene, seconds)
         except InferenceError as error:
             frame_lost(frame, "inference", error)
+            return
+        if self._spool is not None and self._spool.holds(frame.camera_id):
+            self._keep(result, objects)
+            return
+        give_up = self._clock() + STORE_PATIENCE
+        try:
+            for item in objects:
+                self._put(item, give_up)
+        except ObjectStoreError as error:
+            if self._spool is None or not error.retriable:
+                frame_lost(frame, "store", error)
+            else:
+                log.warning("frame_spooled", camera_id=frame.camera_id, why="store", reason=str(error))
+                self._keep(result, objects)
             return
         FRAMES_DETECTED.labels(camera_id=frame.camera_id).inc()
         self._send(result)
 
-    def _store_frame(self, frame: Frame, scene: Scene, seconds: float) -> DetectionResult:
+    def _prepared(self, frame: Frame, scene: Scene, seconds: float) -> tuple[DetectionResult, list[SpooledObject]]:
+        """The result as it is published, and what has to be stored before: the stored result comes last."""
         settings = self._settings
         address = (frame.camera_id, frame.captured_at, message_id_of(frame.camera_id, frame.captured_at))
-        give_up = self._clock() + STORE_PATIENCE
-        picture = encode_jpeg(frame.image, settings.jpeg_quality)
-        frame_url = self._put(frame_key(*address), picture, JPEG, give_up)
         crops = [
             encode_jpeg(crop(frame.image, group.bbox, settings.crop_margin), settings.jpeg_quality)
             for group in scene.groups
         ]
-        pictures = [
-            GroupPicture(self._put(group_key(*address, index), data, JPEG, give_up))
-            for index, data in enumerate(crops, 1)
-        ]
+        keys = [group_key(*address, index) for index in range(1, len(crops) + 1)]
         metadata = DetectionMetadata(
             detection_latency=round(seconds, 4), yolo_model=self._model, processing_node=self._node
         )
-        result = detection_result(frame, scene, frame_url=frame_url, pictures=pictures, metadata=metadata)
-        self._put(detection_key(*address), result.to_json(), JSON, give_up)
+        picture = frame_key(*address)
+
+        def message(pictures: list[GroupPicture]) -> DetectionResult:
+            return detection_result(
+                frame, scene, frame_url=self._store.url(picture), pictures=pictures, metadata=metadata
+            )
+
+        stored = message([GroupPicture(self._store.url(key)) for key in keys])
+        objects = [
+            SpooledObject(picture, JPEG, encode_jpeg(frame.image, settings.jpeg_quality)),
+            *(SpooledObject(key, JPEG, data) for key, data in zip(keys, crops, strict=True)),
+            SpooledObject(detection_key(*address), JSON, stored.to_json()),
+        ]
         if not settings.publish_images:
-            return result
+            return stored, objects
         # in messages only: the store has the pictures themselves
         encoded = [
-            GroupPicture(there.url, base64.b64encode(data).decode())
-            for there, data in zip(pictures, crops, strict=True)
+            GroupPicture(self._store.url(key), base64.b64encode(data).decode())
+            for key, data in zip(keys, crops, strict=True)
         ]
-        return detection_result(frame, scene, frame_url=frame_url, pictures=encoded, metadata=metadata)
+        return message(encoded), objects
 
-    def _put(self, key: str, data: bytes, content_type: str, give_up: float) -> str:
+    def _keep(self, result: DetectionResult, objects: Sequence[SpooledObject] = ()) -> None:
+        """Put what is left to do into the spool; if that fails too, it is lost, counted and logged."""
+        assert self._spool is not None  # noqa: S101  # looked at before
+        priority = max((group.priority for group in result.traffic_groups), default=None)
+        try:
+            self._spool.put(
+                SpooledFrame(result.camera_id, result.timestamp, priority, result.to_json(), tuple(objects))
+            )
+        except SpoolError as error:
+            FRAMES_SKIPPED.labels(camera_id=result.camera_id, reason="spool").inc()
+            log.error(  # noqa: TRY400  # the trace says no more
+                "frame_lost",
+                camera_id=result.camera_id,
+                captured_at=result.timestamp.isoformat(),
+                why="spool",
+                reason=str(error),
+            )
+
+    def _put(self, item: SpooledObject, give_up: float) -> None:
         attempt = 1
         while True:
             try:
-                return self._store.put(key, data, content_type)
+                self._store.put(item.key, item.data, item.content_type)
             except ObjectStoreError as error:
                 if not error.retriable or attempt >= STORE_ATTEMPTS or self._clock() > give_up:
                     raise
-                log.warning("store_retried", key=key, attempt=attempt, reason=str(error))
+                log.warning("store_retried", key=item.key, attempt=attempt, reason=str(error))
+            else:
+                return
             self._stopping.wait(STORE_RETRY_DELAY * 2 ** (attempt - 1))
             attempt += 1
 
     def _send(self, result: DetectionResult) -> None:
         if self._clock() < self._publish_from:
-            DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
+            self._unpublished(result)
             return
         with self._receipts:
             self._undelivered += 1
@@ -166,16 +211,22 @@ class ResultDelivery:
         if error is None:
             STAGE_SECONDS.labels(stage="detected").observe((self._now() - result.timestamp).total_seconds())
         else:
-            DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
             log.warning(
                 "detection_result_unpublished",
                 camera_id=result.camera_id,
                 message_id=result.message_id,
                 reason=str(error),
             )
+            self._unpublished(result)
         with self._receipts:
             self._undelivered -= 1
             self._receipts.notify_all()
+
+    def _unpublished(self, result: DetectionResult) -> None:
+        if self._spool is not None:
+            self._keep(result)
+        else:
+            DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
 
     def stop_waiting(self) -> None:
         """The service stops: attempts that fail from now on are not waited for."""

@@ -12,6 +12,7 @@ from typing import Any, Self
 import structlog
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
+from kafka.producer.transaction_manager import TransactionState
 
 from dangerous_driving.contracts import Message
 from dangerous_driving.errors import BrokerError
@@ -103,6 +104,8 @@ class Producer:
                 max_request_size=MAX_DEAD_LETTER_BYTES,
                 metrics_enabled=False,  # the client's own bookkeeping, read by nobody
             )
+        if kafka.idempotent:
+            _asks_again_for_an_id(self._client)
 
     def send(self, topic: Topic, message: Message, key: str) -> Delivery:
         """Hand a message to the sending thread.
@@ -205,3 +208,21 @@ class Producer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _asks_again_for_an_id(client: KafkaProducer) -> None:
+    """Have a producer live on after an outage that outlasted ``kafka.delivery_timeout``.
+
+    When a batch that was sent before expires, kafka-python 3.0.12 gives its producer id up and waits for a new one, but
+    asks for one only in its very first state, which it has left for good: nothing is ever sent again. So it is put back
+    into that state.
+    """
+    manager = client._transaction_manager  # noqa: SLF001
+    give_up_id = manager.reset_producer_id
+
+    def reset() -> None:
+        with manager._lock:  # noqa: SLF001
+            give_up_id()
+            manager._current_state = TransactionState.UNINITIALIZED  # noqa: SLF001
+
+    manager.reset_producer_id = reset

@@ -188,6 +188,11 @@ class Spool:
                 (self._folder / str(name)).unlink(missing_ok=True)
                 self._tell()
 
+    def give_up(self, frame: SpooledFrame, problem: str) -> None:
+        """The frame can never be sent: it is set aside and counted."""
+        name = _Name.of(frame)
+        self._set_aside(name, self._folder / str(name), problem)
+
     def close(self) -> None:
         """Let another process have the folder. What waits stays there."""
         self._owned.close()

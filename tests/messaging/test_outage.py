@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ from dangerous_driving.messaging import (
     group_lag,
 )
 from dangerous_driving.settings import KafkaSettings
+from tests.integration.test_spool import broker_process
 from tests.messaging.conftest import frame, wait_until
 
 pytestmark = pytest.mark.integration
@@ -117,3 +120,14 @@ def test_a_consumer_rides_out_the_death_of_its_broker_and_closes(camera: str) ->
         assert consumer.poll(0.2, 10) == []
     consumer.close()
     assert time.monotonic() - begun < BOUND
+
+
+def test_a_producer_lives_on_after_an_outage_longer_than_its_patience(tmp_path: Path, camera: str) -> None:
+    with broker_process(tmp_path) as (process, kafka), Producer(kafka, "test") as producer:
+        producer.send(Topic.DETECTION_RESULTS, frame(camera, 0), key=camera).result()
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(BrokerError, match=r"kafka\.bootstrap_servers"):
+            producer.send(Topic.DETECTION_RESULTS, frame(camera, 1), key=camera).result()
+        process.send_signal(signal.SIGCONT)
+        for number in range(2, 6):
+            producer.send(Topic.DETECTION_RESULTS, frame(camera, number), key=camera).result(BOUND)
