@@ -18,6 +18,7 @@ from dangerous_driving.detection.weights import (
     BOX_ROWS,
     EXPORT_REMEDY,
     SETTING,
+    STRIDE,
     Tensor,
     read_layout,
     require_file,
@@ -113,18 +114,37 @@ class CpuEngine:
         camera_ids: Sequence[str] = (),  # noqa: ARG002  # nothing is tracked here
     ) -> list[list[Detection]]:
         """See `Engine.detect`."""
-        step = self._layout.batch or max(1, len(images))
-        found: list[list[Detection]] = []
-        for start in range(0, len(images), step):
-            found += self._detect_batch(images[start : start + step])
+        # pictures of one shape go together, so that what is found in one does not depend on its neighbours
+        together: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            together.setdefault(self._input_of(image), []).append(index)
+        found: list[list[Detection]] = [[] for _ in images]
+        for (width, height), indices in together.items():
+            step = self._layout.batch or len(indices)
+            for start in range(0, len(indices), step):
+                batch = indices[start : start + step]
+                answers = self._detect_batch([images[index] for index in batch], width, height)
+                for index, detections in zip(batch, answers, strict=True):
+                    found[index] = detections
         return found
 
-    def _detect_batch(self, images: Sequence[Image]) -> list[list[Detection]]:
+    def _input_of(self, image: Image) -> tuple[int, int]:
+        """Width and height of the input for a picture: no more grey bars than the network's grid needs.
+
+        A 16:9 picture at 640 px then takes 640 x 384 instead of 640 x 640, which is 40 % less work.
+        """
         layout = self._layout
-        boxes = [letterbox_of(image.shape[1], image.shape[0], layout.width, layout.height) for image in images]
+        if not layout.free:
+            return layout.width, layout.height
+        box = letterbox_of(image.shape[1], image.shape[0], layout.width, layout.height)
+        return -(-box.width // STRIDE) * STRIDE, -(-box.height // STRIDE) * STRIDE
+
+    def _detect_batch(self, images: Sequence[Image], width: int, height: int) -> list[list[Detection]]:
+        layout = self._layout
+        boxes = [letterbox_of(image.shape[1], image.shape[0], width, height) for image in images]
         # weights with a fixed batch above one are fed in full; what the spare places find is not looked at
         places = layout.batch or len(images)
-        batch = np.full((places, 3, layout.height, layout.width), PADDING / 255, dtype=np.float32)
+        batch = np.full((places, 3, height, width), PADDING / 255, dtype=np.float32)
         for picture, image, box in zip(batch, images, boxes, strict=False):
             _fill(picture, image, box)
         try:

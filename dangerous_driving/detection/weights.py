@@ -39,7 +39,8 @@ class Layout:
     """How to feed the network and to read its answer.
 
     ``batch``: most pictures in one run, None for any number. ``end_to_end``: the network suppresses overlaps itself and
-    answers batch x n x 6; else it answers batch x (4 + classes) x n. ``names`` are the classes by index.
+    answers batch x n x 6; else it answers batch x (4 + classes) x n. ``names`` are the classes by index. ``free``: height
+    and width are the most that is used, a picture of another shape takes less.
     """
 
     input_name: str
@@ -49,6 +50,7 @@ class Layout:
     batch: int | None
     end_to_end: bool
     names: tuple[str, ...]
+    free: bool = False
 
 
 def require_file(weights: Path | None) -> Path:
@@ -92,6 +94,7 @@ def read_layout(
         batch=batch if isinstance(batch, int) else None,
         end_to_end=end_to_end,
         names=names,
+        free=not isinstance(height, int) and not isinstance(width, int),
     )
 
 
