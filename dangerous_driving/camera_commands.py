@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,15 +30,19 @@ SetOption = Annotated[
 ]
 
 
-def _opened(config: Path | None) -> tuple[Settings, Engine]:
+@contextmanager
+def _opened(config: Path | None) -> Iterator[tuple[Settings, Engine]]:
     from dangerous_driving import settings as settings_module
     from dangerous_driving.ledger.database import open_engine
     from dangerous_driving.ledger.schema import require_current
 
     settings = settings_module.load(config)
     engine = open_engine(settings.database, application="cameras")
-    require_current(engine)
-    return settings, engine
+    try:
+        require_current(engine)
+        yield settings, engine
+    finally:
+        engine.dispose()
 
 
 def camera_spec(camera_id: str, source: str, name: str, fields: list[str]) -> CameraSpec:
@@ -75,8 +81,7 @@ def list_cameras(config: ConfigOption = None) -> None:
     from dangerous_driving.ledger.database import transaction
     from dangerous_driving.ledger.tables import Camera
 
-    _, engine = _opened(config)
-    with transaction(engine) as connection:
+    with _opened(config) as (_, engine), transaction(engine) as connection:
         rows = connection.execute(
             select(
                 Camera.id, Camera.name, Camera.kind, Camera.source, Camera.status, Camera.status_reason, Camera.enabled,
@@ -104,8 +109,8 @@ def add(
     from dangerous_driving.ledger.cameras import put_camera
 
     spec = camera_spec(camera_id, source, name, fields or [])
-    settings, engine = _opened(config)
-    put_camera(engine, spec, frame_interval=settings.camera.frame_interval)
+    with _opened(config) as (settings, engine):
+        put_camera(engine, spec, frame_interval=settings.camera.frame_interval)
     out.print(f"camera {spec.id} is in the table: {spec.shown_source}", highlight=False)
 
 
@@ -114,8 +119,8 @@ def remove(camera_id: CameraArgument, config: ConfigOption = None) -> None:
     """Take a camera out of the table; what it saw stays."""
     from dangerous_driving.ledger.cameras import remove_camera
 
-    _, engine = _opened(config)
-    remove_camera(engine, camera_id)
+    with _opened(config) as (_, engine):
+        remove_camera(engine, camera_id)
     out.print(f"camera {camera_id} is no longer in the table")
 
 
@@ -124,7 +129,8 @@ def enable(camera_id: CameraArgument, config: ConfigOption = None) -> None:
     """Switch a camera of the table on."""
     from dangerous_driving.ledger.cameras import set_enabled
 
-    set_enabled(_opened(config)[1], camera_id, True)
+    with _opened(config) as (_, engine):
+        set_enabled(engine, camera_id, True)
     out.print(f"camera {camera_id} is enabled")
 
 
@@ -133,7 +139,8 @@ def disable(camera_id: CameraArgument, config: ConfigOption = None) -> None:
     """Switch a camera of the table off."""
     from dangerous_driving.ledger.cameras import set_enabled
 
-    set_enabled(_opened(config)[1], camera_id, False)
+    with _opened(config) as (_, engine):
+        set_enabled(engine, camera_id, False)
     out.print(f"camera {camera_id} is disabled")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,9 @@ WORTH_TELLING = timedelta(seconds=1)
 #: A step back of the wall clock by more is a correction of a wrong clock, and taken over; a smaller one is waited out.
 CORRECTION = timedelta(seconds=60)
 
+#: Stamps of frames given away: a bit more than an hour at the default interval, in less than 200 kB a camera.
+REMEMBERED = 2400
+
 
 class CaptureClock:
     """Stamps the frames of one camera: UTC in whole milliseconds, each later than the one before.
@@ -29,8 +33,7 @@ class CaptureClock:
     drift and jump. When the wall clock is set back a little (time servers step by seconds), the stamps go on a tenth
     slower than time until it has caught up, so that intervals stay nearly right. When it is set back by more than `CORRECTION`
     it was wrong before, and staying with it would keep every frame in the future for as long; then the new time holds at
-    once. A frame could then share its millisecond with one of before; it would be taken for a repetition and dropped,
-    which befalls one in some thousand frames within the repeated time, and no other.
+    once. The milliseconds of the frames that were `given` away before, the last `REMEMBERED` of them, are left out then.
 
     Args:
         now: the wall clock, UTC.
@@ -43,6 +46,12 @@ class CaptureClock:
         self._last = datetime.min.replace(tzinfo=UTC)
         self._last_at = clock()
         self._behind = self._stamped = False
+        self._given: deque[datetime] = deque(maxlen=REMEMBERED)
+        self._used: frozenset[datetime] = frozenset()
+
+    def given(self, stamp: datetime) -> None:
+        """A frame with this stamp was given away, and its id may be in use; callable from another thread than `stamp`."""
+        self._given.append(stamp)
 
     def stamp(self) -> datetime:
         """The time of a frame that was read now."""
@@ -55,9 +64,12 @@ class CaptureClock:
         self._behind = ahead > WORTH_TELLING
         if ahead > CORRECTION:
             stamp = wall
+            self._used = frozenset(self._given.copy())
         else:
             slowed = in_utc_milliseconds(self._last + passed * SLOWER) if self._stamped else wall
             stamp = max(wall, slowed, self._last + MILLISECOND)
+        while stamp in self._used:
+            stamp += MILLISECOND
         self._stamped = True
         self._last, self._last_at = stamp, at
         return stamp

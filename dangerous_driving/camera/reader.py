@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 #: s; a recording that is this far behind its pace goes on from where it is instead of rushing after it
 MAX_LAG = 1.0
 
+#: s between two signs of life of a recording whose frame nobody has taken yet
+TOLD_EVERY = 0.5
+
 
 def utc_now() -> datetime:
     """The wall clock."""
@@ -34,7 +37,8 @@ class CameraReader:
     """Reads one camera in a thread of its own. Whatever befalls its source stays here.
 
     Only frames that someone will take are converted to pictures (a third of the cost of a frame): the last one before
-    `take`'s ``wanted_at`` and all after it. The newest one is kept.
+    `take`'s ``wanted_at`` and all after it. The newest one is kept. A recording with ``pace: fast`` is read differently:
+    each of its frames waits until it was taken, so that none is passed over.
 
     Args:
         spec: the camera.
@@ -67,9 +71,10 @@ class CameraReader:
         self._newest: Frame | None = None
         self._ready_since: float | None = None
         self._newest_lock = threading.Lock()
+        self._taken = threading.Event()
         self._wanted_at = clock()
         self._health = CameraHealth(settings.offline_after, started_at=self._wanted_at)
-        self._health_lock = threading.Lock()
+        self._health_lock = threading.RLock()  # who is told may stop the reader
         self._backoff = Backoff(settings.backoff_initial, settings.backoff_max, spec.id)
         self._sequence = 0
         self._stamps = CaptureClock(now, clock, spec.id)
@@ -80,8 +85,15 @@ class CameraReader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell the thread to end; does not wait for it (see `join`)."""
-        self._stop.set()
+        """Tell the thread to end; does not wait for it (see `join`). Nothing more is told of the camera after this.
+
+        The thread may be inside a read for a while yet, and another reader of the same camera at work meanwhile.
+        """
+        with self._health_lock:
+            if not self._stop.is_set():
+                CAMERA_UP.labels(camera_id=self.spec.id).set(0)
+            self._stop.set()
+        self._taken.set()
 
     def join(self, timeout: float) -> bool:
         """Wait until the thread has ended, at most so many s; False when it has not.
@@ -107,6 +119,8 @@ class CameraReader:
             frame, self._newest, self._ready_since = self._newest, None, None
             if frame is not None:
                 self._wanted_at = wanted_at
+                self._stamps.given(frame.captured_at)
+        self._taken.set()
         return frame
 
     def want(self, wanted_at: float) -> None:
@@ -128,8 +142,6 @@ class CameraReader:
             self._note(lambda health: health.ended(reason))
             log.exception("reader_failed", camera_id=self.spec.id)
             raise
-        finally:
-            CAMERA_UP.labels(camera_id=self.spec.id).set(0)
 
     def _read_source(self) -> bool:
         """Open the source and read it until it ends. Returns whether to open it again; waits before, if it failed."""
@@ -164,6 +176,7 @@ class CameraReader:
             SourceError: the source is lost, or held no frame.
         """
         period = source.period
+        fast = period is not None and self.spec.pace == "fast"
         interval = self.spec.frame_interval or self._settings.frame_interval
         watch = PictureWatch(
             self._settings.frozen_after, self._settings.blind_after, gap=interval / 2, stills=source.stills
@@ -175,10 +188,14 @@ class CameraReader:
         while not self._stop.is_set() and source.grab():
             previous, grabbed_at = grabbed_at, self._clock()
             frames += 1
-            self._grabbed(source, watch, grabbed_at, gap=period if period is not None else grabbed_at - previous)
+            gap = period if period is not None else grabbed_at - previous
+            handed_on = self._grabbed(source, watch, grabbed_at, gap, wanted=fast)
             if grabbed_at - began > self._settings.offline_after:
                 self._backoff.reset()  # a source that only answers to die again keeps its long waits
-            if period is not None:
+            if fast:
+                if handed_on:
+                    self._wait_until_taken()
+            elif period is not None:
                 due += period
                 now = self._clock()
                 if now - due > MAX_LAG:
@@ -189,14 +206,15 @@ class CameraReader:
             raise SourceError(f"{self.spec.shown_source} holds no frame that can be decoded")
         return frames
 
-    def _grabbed(self, source: Source, watch: PictureWatch, grabbed_at: float, gap: float) -> None:
+    def _grabbed(self, source: Source, watch: PictureWatch, grabbed_at: float, gap: float, *, wanted: bool) -> bool:
+        """A frame was read. Returns whether it was handed on, which it is in any case when it is `wanted` and not frozen."""
         captured_at = self._stamps.stamp()
         self._sequence += 1
         FRAMES_READ.labels(camera_id=self.spec.id).inc()
         self._note(lambda health: health.frame(grabbed_at))
         # when the one after this would come too late, this is the newest one at the time it is wanted
-        if grabbed_at + gap < self._wanted_at:
-            return
+        if grabbed_at + gap < self._wanted_at and not wanted:
+            return False
         image = source.retrieve()
         flaw = watch.look(image, grabbed_at)
         self._note(lambda health: health.looked(flaw))
@@ -204,17 +222,23 @@ class CameraReader:
             FRAMES_SKIPPED.labels(camera_id=self.spec.id, reason="frozen").inc()
             with self._newest_lock:
                 self._wanted_at = grabbed_at + (self.spec.frame_interval or self._settings.frame_interval)
-            return
+            return False
         frame = Frame(self.spec.id, image, captured_at, self._sequence)
         with self._newest_lock:
+            self._taken.clear()
             self._newest = frame
             if self._ready_since is None:
                 self._ready_since = grabbed_at
         self._on_frame()
+        return True
+
+    def _wait_until_taken(self) -> None:
+        while not self._stop.is_set() and not self._taken.wait(TOLD_EVERY):
+            self._note(lambda health: health.frame(self._clock()))  # it is not the source that is silent
 
     def _note(self, change: Callable[[CameraHealth], bool]) -> None:
         with self._health_lock:  # held while telling, so that changes are told in order
-            if not change(self._health) or self._health.state is None:
+            if self._stop.is_set() or not change(self._health) or self._health.state is None:
                 return
             status = CameraStatus(
                 self.spec.id, self._health.state, self._health.reason, in_utc_milliseconds(self._now())

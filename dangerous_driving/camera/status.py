@@ -66,9 +66,10 @@ class CameraHealth:
         return self._become(state, reason)
 
     def failed(self, now: float, reason: str) -> bool:
-        """The source could not be opened, or is lost."""
+        """The source could not be opened, or is lost. That makes no camera better: one that is offline stays so."""
         self._failure, self._flaw = reason, None
-        if self.last_frame_at is None or now - self.last_frame_at >= self.offline_after:
+        silent = self.last_frame_at is None or now - self.last_frame_at >= self.offline_after
+        if silent or self.state is CameraState.OFFLINE:
             return self._become(CameraState.OFFLINE, reason)
         return self._become(CameraState.DEGRADED, reason)
 

@@ -1,0 +1,76 @@
+"""`dangerous-driving cameras …` against a real ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner, Result
+
+from dangerous_driving.camera_commands import app
+from dangerous_driving.errors import ConfigError
+from dangerous_driving.ledger.cameras import table_cameras
+from dangerous_driving.settings import DatabaseSettings
+
+
+@pytest.fixture(autouse=True)
+def _settings(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_DATABASE__URL", database.url.get_secret_value())
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def cameras(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_camera_is_added_changed_listed_disabled_and_removed(ledger: Engine) -> None:
+    assert cameras("add", "gate", "rtsp://operator:${GATE}@camera/1", "--name", "North gate").exit_code == 0
+    assert (
+        cameras(
+            "add", "gate", "rtsp://camera/2", "--set", "frame_interval=0.5", "--set", "privacy={heads: true}"
+        ).exit_code
+        == 0
+    )
+    (camera,) = table_cameras(ledger)
+    assert (camera.frame_interval, camera.privacy.heads) == (0.5, True)
+    listed = cameras("list").stdout
+    assert "gate" in listed
+    assert "rtsp://camera/2" in listed
+    assert cameras("disable", "gate").exit_code == 0
+    assert "disabled" in cameras("list").stdout
+    assert table_cameras(ledger) == ()
+    assert cameras("enable", "gate").exit_code == 0
+    assert cameras("remove", "gate").exit_code == 0
+    assert table_cameras(ledger) == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["add", "no/slash", "0"], "id"),
+        (["add", "a", "0", "--set", "frame_interval=-1"], "frame_interval"),
+        (["add", "a", "0", "--set", "colour=red"], "colour"),
+        (["add", "a", "0", "--set", "ignore=[[[0, 0], [2, 0], [1, 1]]]"], "ignore"),
+        (["add", "a", "0", "--set", "ignore=[[[0, 0], [1, 1]]]"], "ignore"),
+        (["add", "a", "0", "--set", "frame_interval"], "FIELD=VALUE"),
+        (["add", "a", "rtsp://user:hunter2@camera"], "password"),
+        (["remove", "nobody"], "nobody"),
+        (["check", "simulated:nonsense"], "nonsense"),
+        (["check", "nowhere.mp4"], "nowhere.mp4"),
+    ],
+)
+def test_bad_input_is_refused_by_name(ledger: Engine, arguments: list[str], named: str) -> None:
+    done = cameras(*arguments)
+    assert isinstance(done.exception, ConfigError)
+    assert named in str(done.exception)
+    assert "hunter2" not in str(done.exception)
+    assert table_cameras(ledger) == ()
+
+
+def test_a_source_can_be_checked_before_it_is_added(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((48, 64, 3), np.uint8))
+    assert "64 x 48" in cameras("check", str(tmp_path)).stdout
+    assert "320 x 180" in cameras("check", "simulated:queue?size=320x180").stdout
