@@ -120,6 +120,7 @@ class DetectionService:
         self._cameras: dict[str, _Camera] = {}
         self._leaving: list[CameraReader] = []
         self._wanted: tuple[CameraSpec, ...] | None = cameras.cameras
+        self._wanted_lock = threading.Lock()
         self._seconds_per_frame: float | None = None
         self._inference_failures = 0
         self._unexpected: BaseException | None = None
@@ -137,7 +138,8 @@ class DetectionService:
         twice = sorted({camera_id for camera_id in ids if ids.count(camera_id) > 1})
         if twice:
             raise ConfigError("camera.cameras", f"camera id used twice: {', '.join(twice)}", "give each its own")
-        self._wanted = tuple(cameras)
+        with self._wanted_lock:
+            self._wanted = tuple(cameras)
         self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
@@ -207,7 +209,8 @@ class DetectionService:
         return spec.frame_interval or self._camera_settings.frame_interval
 
     def _change_cameras(self) -> None:
-        wanted, self._wanted = self._wanted, None
+        with self._wanted_lock:
+            wanted, self._wanted = self._wanted, None
         if wanted is not None:
             specs = {spec.id: spec for spec in wanted}
             for camera_id in self._cameras.keys() - specs.keys():

@@ -102,7 +102,6 @@ class Spool:
         self._folder, self._max_bytes = folder, max_bytes
         self._lock = threading.Lock()
         self._sizes: dict[_Name, int] = {}
-        self._by_age: list[_Name] = []
         self._by_worth: list[tuple[int, _Name]] = []
         self._of_camera: Counter[str] = Counter()
         self._bytes = 0
