@@ -162,6 +162,8 @@ class CameraReader:
         return self.spec.loop
 
     def _failed(self, reason: str) -> bool:
+        if self._stop.is_set():
+            return False
         now = self._clock()
         delay = self._backoff.next_delay()
         self._note(lambda health: health.failed(now, reason))

@@ -36,6 +36,9 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", 
 ASSUMED_FPS = 25.0
 PLAUSIBLE_FPS = (0.1, 240.0)
 
+#: A recording that comes over the network and ends before so much of its length, less 1 s, was not played to its end.
+WHOLE = 0.9
+
 #: Of a picture without a colour axis (infrared cameras).
 GREY_DIMENSIONS = 2
 
@@ -185,6 +188,7 @@ class _VideoSource:
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_count = int(count) if math.isfinite(count) and count > 0 and isinstance(location, str) else None
         self.period = 1 / (self.fps or ASSUMED_FPS) if self.frame_count else None
+        self._remote = isinstance(location, str) and "://" in location
 
     def grab(self) -> bool:
         try:
@@ -193,7 +197,15 @@ class _VideoSource:
             raise SourceError(f"{self._shown}: reading failed ({error.err})") from error
         if not grabbed and self.period is None:
             raise SourceError(f"{self._shown}: the stream ended or sent nothing in time")
+        if not grabbed and self._remote and self._broke_off():
+            raise SourceError(f"{self._shown}: the transfer broke off before the end of the recording")
         return grabbed
+
+    def _broke_off(self) -> bool:
+        # by time and not by frames, whose number FFmpeg only guesses for some formats
+        assert self.period is not None and self.frame_count is not None  # noqa: S101, PT018
+        played = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return bool(played < WHOLE * self.frame_count * self.period - 1.0)
 
     def retrieve(self) -> Image:
         try:
