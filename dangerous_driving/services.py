@@ -102,8 +102,7 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
     from dangerous_driving.detection.engine import open_engine as open_detector
     from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.service import DetectionService
-    from dangerous_driving.ledger.cameras import table_cameras
-    from dangerous_driving.ledger.frames import register_cameras, set_camera_status
+    from dangerous_driving.ledger.cameras import register_cameras, set_camera_status, table_cameras
     from dangerous_driving.messaging.spool import Spool
 
     detector = open_detector(settings.detection)

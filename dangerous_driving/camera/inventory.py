@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from dangerous_driving import settings as settings_module
-from dangerous_driving.errors import DangerousDrivingError
+from dangerous_driving.errors import ConfigError, DangerousDrivingError
 from dangerous_driving.settings import CameraSpec
 
 log = structlog.get_logger(__name__)
@@ -32,11 +32,22 @@ class SettingsFile:
         Raises:
             ConfigError: the file is missing or wrong.
         """
-        content = self._path.read_bytes() if self._path.is_file() else None
+        content = self._content()
         if content is None or content != self._read:
             self._cameras = settings_module.load(self._path).camera.cameras
             self._read = content
         return self._cameras
+
+    def _content(self) -> bytes | None:
+        """None when it cannot be read: `settings.load` says then why."""
+        try:
+            content = self._path.read_bytes()
+            content.decode("utf-8")
+        except OSError:
+            return None
+        except UnicodeDecodeError as error:
+            raise ConfigError("--config", f"{self._path} is no UTF-8 text", "save it as UTF-8") from error
+        return content
 
 
 class CameraInventory:

@@ -1,9 +1,12 @@
-"""Cameras that an operator added while the platform runs. They hold no secret: sources name them by placeholder."""
+"""Cameras, their states, and those that an operator keeps in the table: with placeholders in the place of secrets."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 from pydantic import ValidationError
@@ -17,6 +20,44 @@ from dangerous_driving.ledger.tables import Camera
 from dangerous_driving.settings import CameraSpec
 
 log = structlog.get_logger(__name__)
+
+#: Parameters of an address that are secrets by their names.
+_SECRET_PARAMETER = re.compile(r"pass|pwd|token|secret|auth|sig|key", re.IGNORECASE)
+
+
+def register_cameras(engine: Engine, cameras: Iterable[CameraSpec], *, frame_interval: float) -> None:
+    """Write the configured cameras; their status stays as it is."""
+    rows = [
+        {
+            "id": camera.id,
+            "name": camera.name or camera.id,
+            "kind": camera.kind,
+            "source": camera.shown_source,
+            "frame_interval": camera.frame_interval or frame_interval,
+        }
+        for camera in cameras
+    ]
+    if not rows:
+        return
+    statement = insert(Camera).values(rows)
+    with transaction(engine) as connection:
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["id"],
+                set_={name: statement.excluded[name] for name in ("name", "kind", "source", "frame_interval")},
+            )
+        )
+
+
+def set_camera_status(engine: Engine, camera_id: str, status: str, reason: str, at: datetime) -> None:
+    """Keep the camera's newest status; a camera not seen before gets its row."""
+    values = {"status": status, "status_reason": reason, "status_at": at}
+    with transaction(engine) as connection:
+        connection.execute(
+            insert(Camera)
+            .values(id=camera_id, name=camera_id, **values)
+            .on_conflict_do_update(index_elements=["id"], set_=values, where=Camera.status_at <= at)
+        )
 
 
 def put_camera(engine: Engine, spec: CameraSpec, *, frame_interval: float) -> None:
@@ -78,7 +119,7 @@ def table_cameras(engine: Engine) -> tuple[CameraSpec, ...]:
     found = []
     for camera_id, values in rows:
         try:
-            found.append(CameraSpec.model_validate(values | {"id": camera_id}))
+            found.append(CameraSpec.model_validate(values | {"id": camera_id} if isinstance(values, dict) else values))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
@@ -87,7 +128,7 @@ def table_cameras(engine: Engine) -> tuple[CameraSpec, ...]:
 
 
 def require_no_secret(spec: CameraSpec) -> None:
-    """Refuse a source with a password in it: tables are read by many, and kept in backups.
+    """Refuse a source with a password or token in it: tables are read by many, and kept in backups.
 
     Raises:
         ConfigError: names the remedy, not the password.
@@ -97,11 +138,12 @@ def require_no_secret(spec: CameraSpec) -> None:
         return
     parts = urlsplit(source)
     named = {f"${{{name}}}" for name in placeholders(source)}
-    if parts.password and parts.password not in named:
+    secrets = [value for name, value in parse_qsl(parts.query) if _SECRET_PARAMETER.search(name)]
+    if not {value for value in (parts.password, *secrets) if value} <= named:
         raise ConfigError(
             "source",
-            f"the source of camera {spec.id} holds a password, and would be kept in a table",
-            "write ${NAME} in its place, and give the password as DD_SECRET_NAME or as a file in camera.secrets_folder",
+            f"the source of camera {spec.id} holds a password or token, and would be kept in a table",
+            "write ${NAME} in its place, and give it as DD_SECRET_NAME or as a file in camera.secrets_folder",
         )
 
 

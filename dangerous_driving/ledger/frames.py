@@ -1,4 +1,4 @@
-"""Cameras, frames and the tasks they imply, as the tasks service records them."""
+"""Frames and the tasks they imply, as the tasks service records them."""
 
 from __future__ import annotations
 
@@ -15,48 +15,12 @@ from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import AssessmentTask, Camera, Frame
 from dangerous_driving.ledger.windows import touch_windows
-from dangerous_driving.settings import CameraSpec
 
 #: PostgreSQL takes 65,535 parameters in one statement; a task has 14.
 ROWS_PER_STATEMENT = 1000
 
 #: Why a task that nobody has claimed yet is pending.
 WAITING_FOR_SCHEDULER = "new: waiting for a scheduler"
-
-
-def register_cameras(engine: Engine, cameras: Iterable[CameraSpec], *, frame_interval: float) -> None:
-    """Write the configured cameras; their status stays as it is."""
-    rows = [
-        {
-            "id": camera.id,
-            "name": camera.name or camera.id,
-            "kind": camera.kind,
-            "source": camera.shown_source,
-            "frame_interval": camera.frame_interval or frame_interval,
-        }
-        for camera in cameras
-    ]
-    if not rows:
-        return
-    statement = insert(Camera).values(rows)
-    with transaction(engine) as connection:
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["id"],
-                set_={name: statement.excluded[name] for name in ("name", "kind", "source", "frame_interval")},
-            )
-        )
-
-
-def set_camera_status(engine: Engine, camera_id: str, status: str, reason: str, at: datetime) -> None:
-    """Keep the camera's newest status; a camera not seen before gets its row."""
-    values = {"status": status, "status_reason": reason, "status_at": at}
-    with transaction(engine) as connection:
-        connection.execute(
-            insert(Camera)
-            .values(id=camera_id, name=camera_id, **values)
-            .on_conflict_do_update(index_elements=["id"], set_=values, where=Camera.status_at <= at)
-        )
 
 
 def record_detections(

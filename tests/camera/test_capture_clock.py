@@ -58,6 +58,23 @@ def test_a_large_step_back_is_taken_over_at_once() -> None:
     assert clocks.stamp(1.0) == START + timedelta(seconds=2.0 - 3600.0)
 
 
+def test_after_a_large_step_back_no_stamp_comes_again_that_was_given_away() -> None:
+    clocks = Clocks()
+    given = []
+    for number in range(4000):
+        stamp = clocks.stamp(0.001)
+        if number % 2:
+            clocks.stamps.given(stamp)
+            given.append(stamp)
+    again = [clocks.stamp(0.001, step=-100.0 if number == 0 else 0.0) for number in range(3)]
+    assert again[0] < given[0]  # taken over
+    clocks.passed += 96.0 + 1.0  # among those of before
+    among = [clocks.stamp(0.001) for _ in range(1500)]
+    assert given[0] < among[0] < given[-1]
+    assert not set(among) & set(given)
+    assert sorted(set(among)) == among
+
+
 def test_a_step_forward_is_taken_over_at_once() -> None:
     clocks = Clocks()
     clocks.stamp()

@@ -85,6 +85,8 @@ def test_a_slip_in_the_file_changes_nothing_until_it_is_mended(tmp_path: Path) -
         for content in ("camera: [", "camera: {cameras: [{id: a, source: '0'}, {id: a, source: '1'}]}"):
             file.write_text(content)
             assert ids(inventory) == ["a", "b"]
+        file.write_bytes(b"camera: {cameras: [{id: a, name: \xff, source: '0'}]}")
+        assert ids(inventory) == ["a", "b"]
         file.unlink()
         assert ids(inventory) == ["a", "b"]
     assert any("used twice" in entry["reason"] for entry in logs)

@@ -334,3 +334,65 @@ def test_a_frozen_camera_is_offline_gives_no_more_frames_and_comes_back_by_itsel
     source.thawed = True
     wait_for(lambda: told[-1].state is CameraState.ONLINE)
     assert next_frame(reader).image[-1, -1, 0] != 10
+
+
+def replay(frames: int, **more: object) -> CameraSpec:
+    return CameraSpec.model_validate({"id": "cam", "source": "clip.mp4", "pace": "fast", "loop": False} | more)
+
+
+def test_a_fast_recording_gives_each_frame_once_and_never_runs_ahead(start: Start) -> None:
+    source = FakeSource(frames=30, period=3600.0, pause=0.0)
+    told: list[CameraStatus] = []
+    reader = start(CameraReader(replay(30), QUICK, on_status=told.append, source_opener=Opener(source)))
+    sequences = []
+    for number in range(1, 31):
+        sequences.append(next_frame(reader, wanted_at=float("inf")).sequence)
+        assert source.grabbed <= number + 1
+    assert sequences == list(range(1, 31))
+    assert reader.join(PATIENCE)
+    assert [status.state for status in told] == [CameraState.ONLINE, CameraState.OFFLINE]
+
+
+def test_a_fast_recording_is_not_silent_while_nobody_takes_its_frame(start: Start) -> None:
+    settings = CameraSettings(offline_after=2.0)
+    reader = start(CameraReader(replay(9), settings, source_opener=Opener(FakeSource(period=0.01))))
+    wait_for(lambda: reader.state is CameraState.ONLINE)
+    for _ in range(25):
+        time.sleep(0.1)
+        reader.check()
+        assert reader.state is CameraState.ONLINE
+
+
+def test_a_fast_reader_stops_while_nobody_takes_its_frame(start: Start) -> None:
+    reader = start(CameraReader(replay(9), QUICK, source_opener=Opener(FakeSource(period=3600.0))))
+    wait_for(lambda: reader.ready_since is not None)
+    reader.stop()
+    assert reader.join(PATIENCE)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_reader_that_was_stopped_inside_a_read_tells_nothing_more_and_leaves_the_metric_to_its_successor(
+    start: Start, lost: bool
+) -> None:
+    """A camera whose source is changed has two readers for a while."""
+    reading, release = threading.Event(), threading.Event()
+
+    class Hanging(FakeSource):
+        def grab(self) -> bool:
+            reading.set()
+            release.wait(PATIENCE)
+            if lost:
+                raise SourceError("the stream ended")
+            return super().grab()
+
+    told: list[CameraStatus] = []
+    old = start(CameraReader(spec(), QUICK, on_status=told.append, source_opener=Opener(Hanging())))
+    assert reading.wait(PATIENCE)
+    old.stop()
+    assert metric("camera_up") == 0
+    new = start(CameraReader(spec(), QUICK, source_opener=Opener(FakeSource())))
+    wait_for(lambda: new.state is CameraState.ONLINE)
+    release.set()
+    assert old.join(PATIENCE)
+    assert told == []
+    assert metric("camera_up") == 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,35 @@ def test_a_folder_is_played_in_the_order_of_names_and_passes_over_what_is_no_pic
     assert source.period == 0.7
     info = probe(spec)
     assert (info.width, info.height, info.fps, info.frame_count) == (40, 30, None, 4)
+
+
+def test_a_picture_of_a_hundred_megapixels_is_read_and_one_of_billions_is_passed_over(tmp_path: Path) -> None:
+    assert cv2.imwrite(
+        str(tmp_path / "a.png"), np.full((10_000, 10_000), 9, np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    )
+    # the header of a bitmap that claims 60,000 x 60,000 pixels
+    bitmap = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "b.bmp").write_bytes(bitmap)
+    picture(tmp_path / "c.png", 30)
+    source = open_source(camera(tmp_path), SETTINGS)
+    shapes = []
+    while source.grab():
+        shapes.append(source.retrieve().shape)
+    assert shapes == [(10_000, 10_000, 3), (30, 40, 3)]
+
+
+def test_a_clip_with_corrupt_frames_goes_on_after_them(write_clip: Callable[..., Path]) -> None:
+    path = write_clip("clip.avi", frames=24, size=(320, 240))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = np.random.default_rng(3).bytes(300)
+    path.write_bytes(data)
+    source = open_source(camera(path), SETTINGS)
+    values = []
+    while source.grab():
+        values.append(round(float(source.retrieve().mean()) / 10))
+    assert values[:6] == list(range(6))
+    assert values[-5:] == list(range(19, 24))
 
 
 def test_one_picture_is_a_source(tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def test_a_lost_source_is_degraded_until_it_was_away_for_long() -> None:
     assert (camera.state, camera.reason) == (CameraState.ONLINE, "")
 
 
+@pytest.mark.parametrize("silent_for", [0.5, 30.0])
+def test_a_failure_makes_no_camera_better(silent_for: float) -> None:
+    camera = health()
+    camera.frame(1.0)
+    camera.looked(Flaw.FROZEN)
+    assert camera.failed(1.0 + silent_for, "the stream ended")
+    assert (camera.state, camera.reason) == (CameraState.OFFLINE, "the stream ended")
+
+
 def test_silence_without_any_failure_turns_a_camera_offline() -> None:
     camera = health()
     camera.frame(1.0)
@@ -143,6 +152,7 @@ def test_every_change_is_told_once_and_a_state_other_than_online_has_a_reason(
 ) -> None:
     camera = health()
     told: tuple[CameraState | None, str] = (None, "")
+    worse = [None, CameraState.ONLINE, CameraState.DEGRADED, CameraState.OFFLINE]
     for number, (event, value) in enumerate(history, 1):
         now = number * step
         if event == "frame":
@@ -154,6 +164,8 @@ def test_every_change_is_told_once_and_a_state_other_than_online_has_a_reason(
         else:
             changed = camera.check(now)
         assert changed == ((camera.state, camera.reason) != told)
+        if event in {"failed", "check"}:  # only a picture makes a camera better
+            assert worse.index(camera.state) >= worse.index(told[0])
         told = (camera.state, camera.reason)
         if camera.state is not None:
             assert bool(camera.reason) == (camera.state is not CameraState.ONLINE)

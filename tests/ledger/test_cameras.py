@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.ledger.cameras import put_camera, remove_camera, set_enabled, table_cameras
-from dangerous_driving.ledger.frames import register_cameras
+from dangerous_driving.ledger.cameras import (
+    put_camera,
+    register_cameras,
+    remove_camera,
+    set_camera_status,
+    set_enabled,
+    table_cameras,
+)
 from dangerous_driving.settings import CameraSpec, PrivacySpec
 
 
@@ -55,6 +63,43 @@ def test_cameras_of_the_settings_are_not_the_tables(ledger: Engine) -> None:
         remove_camera(ledger, "north")
 
 
+def test_the_newest_state_stays_and_a_camera_never_registered_gets_its_row(ledger: Engine) -> None:
+    register_cameras(ledger, [spec()], frame_interval=1.8)
+    at = datetime.now(UTC) + timedelta(minutes=1)
+    set_camera_status(ledger, "north", "offline", "frozen", at)
+    set_camera_status(ledger, "north", "online", "", at - timedelta(hours=1))
+    set_camera_status(ledger, "unheard-of", "degraded", "black", at)
+    register_cameras(ledger, [spec(name="North gate")], frame_interval=0.5)
+    with ledger.connect() as connection:
+        query = text("SELECT id, name, frame_interval, status, status_reason FROM camera ORDER BY id")
+        rows = [tuple(row) for row in connection.execute(query)]
+    assert rows == [
+        ("north", "North gate", 0.5, "offline", "frozen"),
+        ("unheard-of", "unheard-of", 1.8, "degraded", "black"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "http://camera/1?token=hunter2",
+        "http://camera/1?channel=3&apiKey=hunter2",
+        "rtsp://${USER}:hunter2@camera/1",
+        "rtsp://operator:${PREFIX}hunter2@camera/1",
+    ],
+)
+def test_no_secret_gets_into_the_table_whatever_its_place_in_the_address(ledger: Engine, source: str) -> None:
+    with pytest.raises(ConfigError, match="DD_SECRET_") as refused:
+        put_camera(ledger, spec(source=source), frame_interval=1.8)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("source", ["http://camera/1?token=${T}&channel=3", "rtsp://${U}:${P}@camera/1", "7"])
+def test_addresses_without_a_secret_are_kept(ledger: Engine, source: str) -> None:
+    put_camera(ledger, spec(source=source), frame_interval=1.8)
+    assert table_cameras(ledger) == (spec(source=source),)
+
+
 def test_no_password_gets_into_the_table(ledger: Engine) -> None:
     with pytest.raises(ConfigError, match="DD_SECRET_") as refused:
         put_camera(ledger, spec(source="rtsp://operator:hunter2@camera/1"), frame_interval=1.8)
@@ -69,6 +114,8 @@ def test_no_password_gets_into_the_table(ledger: Engine) -> None:
 def test_a_row_that_cannot_be_read_takes_no_other_with_it(ledger: Engine) -> None:
     put_camera(ledger, spec("a"), frame_interval=1.8)
     put_camera(ledger, spec("b"), frame_interval=1.8)
+    put_camera(ledger, spec("c"), frame_interval=1.8)
     with ledger.begin() as connection:
         connection.execute(text("UPDATE camera SET spec = spec || '{\"frame_interval\": -3}' WHERE id = 'a'"))
+        connection.execute(text("UPDATE camera SET spec = '[1, 2]' WHERE id = 'c'"))
     assert [camera.id for camera in table_cameras(ledger)] == ["b"]
