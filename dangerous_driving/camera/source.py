@@ -189,6 +189,7 @@ class _VideoSource:
         self.frame_count = int(count) if math.isfinite(count) and count > 0 and isinstance(location, str) else None
         self.period = 1 / (self.fps or ASSUMED_FPS) if self.frame_count else None
         self._remote = isinstance(location, str) and "://" in location
+        self._played = 0.0  # s of it, if it is remote
 
     def grab(self) -> bool:
         try:
@@ -197,15 +198,13 @@ class _VideoSource:
             raise SourceError(f"{self._shown}: reading failed ({error.err})") from error
         if not grabbed and self.period is None:
             raise SourceError(f"{self._shown}: the stream ended or sent nothing in time")
-        if not grabbed and self._remote and self._broke_off():
-            raise SourceError(f"{self._shown}: the transfer broke off before the end of the recording")
+        if self._remote and self.period is not None and self.frame_count is not None:
+            # by time and not by frames, whose number FFmpeg only guesses for some formats
+            if grabbed:
+                self._played = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            elif self._played < WHOLE * self.frame_count * self.period - 1.0:
+                raise SourceError(f"{self._shown}: the transfer broke off before the end of the recording")
         return grabbed
-
-    def _broke_off(self) -> bool:
-        # by time and not by frames, whose number FFmpeg only guesses for some formats
-        assert self.period is not None and self.frame_count is not None  # noqa: S101, PT018
-        played = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        return bool(played < WHOLE * self.frame_count * self.period - 1.0)
 
     def retrieve(self) -> Image:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import signal
 import socket
 import subprocess
 import threading
@@ -79,11 +80,11 @@ def stream(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 class Watched:
     """A reader with all that it gave."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, loop: bool = True) -> None:
         self.statuses: list[CameraStatus] = []
         self.frames: list[Frame] = []
         self.reader = CameraReader(
-            CameraSpec(id="road", source=SecretStr(source)),
+            CameraSpec(id="road", source=SecretStr(source), loop=loop),
             SETTINGS,
             on_status=self.statuses.append,
             on_frame=self._take,
@@ -156,8 +157,6 @@ def test_rtsp_with_a_wrong_password_is_offline_and_does_not_tell_it() -> None:
 
 
 def test_an_rtsp_stream_that_stands_still_is_noticed() -> None:
-    import signal
-
     port = str(free_port())
     with stream("rtsp", port, "320x240") as server, Watched(f"rtsp://127.0.0.1:{port}/road") as watched:
         wait_for(lambda: len(watched.frames) > 5)
@@ -192,14 +191,89 @@ def test_mjpeg_over_http_over_a_restart() -> None:
             assert_told_everything(watched)
 
 
+def test_mjpeg_whose_server_stops_sending_is_noticed_and_comes_back() -> None:
+    port = free_port()
+    stalled = threading.Event()
+    handler = functools.partial(Mjpeg, size=(320, 240), stalled=stalled)
+    with Watched(f"http://127.0.0.1:{port}/video.mjpg") as watched, served(port, handler):
+        wait_for(lambda: len(watched.frames) > 5)
+        stalled.set()  # connected, and silent
+        wait_for(watched.offline)
+        stalled.clear()
+        wait_for(lambda: watched.statuses[-1].state is CameraState.ONLINE)
+        assert_told_everything(watched)
+
+
+def test_hls_whose_encoder_hangs_is_noticed_and_comes_back(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        Watched(f"http://127.0.0.1:{port}/live.m3u8") as watched,
+        served(port, functools.partial(Quiet, directory=str(tmp_path))),
+        stream("hls", str(tmp_path), "320x240") as encoder,
+    ):
+        wait_for(lambda: len(watched.frames) > 5)
+        encoder.send_signal(signal.SIGSTOP)  # the web server still has the last playlist
+        wait_for(watched.offline)
+        count = len(watched.frames)
+        encoder.send_signal(signal.SIGCONT)
+        wait_for(lambda: watched.statuses[-1].state is CameraState.ONLINE and len(watched.frames) > count)
+        assert_told_everything(watched)
+
+
+def test_a_recording_over_http_that_breaks_off_is_not_taken_for_played_to_its_end(tmp_path: Path) -> None:
+    port = free_port()
+    recording = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(recording), cv2.VideoWriter.fourcc(*"MJPG"), 15, (320, 240))
+    random = np.random.default_rng(1)
+    for _ in range(90):
+        writer.write(random.integers(0, 255, (240, 320, 3), dtype=np.uint8))
+    writer.release()
+    slow = functools.partial(Slow, content=recording.read_bytes(), seconds=5.0)
+    with Watched(f"http://127.0.0.1:{port}/clip.avi", loop=False) as watched:
+        with served(port, slow):
+            wait_for(lambda: len(watched.frames) > 10)
+        wait_for(watched.offline)
+        assert all("to its end" not in status.reason for status in watched.statuses)
+        assert any("broke off" in status.reason for status in watched.statuses)
+        with served(port, slow):
+            wait_for(lambda: watched.statuses[-1].reason.endswith("was played to its end"))
+        states = [status.state for status in watched.statuses]
+        assert states[-2:] == [CameraState.ONLINE, CameraState.OFFLINE]
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Sends a file evenly over some seconds."""
+
+    def __init__(self, *arguments: object, content: bytes, seconds: float) -> None:
+        self.content, self.seconds = content, seconds
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        step = len(self.content) // 100
+        try:
+            for start in range(0, len(self.content), step):
+                if self.server.stopped.is_set():  # type: ignore[attr-defined]
+                    return
+                self.wfile.write(self.content[start : start + step])
+                time.sleep(self.seconds / 100)
+        except OSError:
+            return  # the client went
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
         """Nothing."""
 
 
 class Mjpeg(BaseHTTPRequestHandler):
-    def __init__(self, *arguments: object, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, *arguments: object, size: tuple[int, int], stalled: threading.Event | None = None) -> None:
+        self.size, self.stalled = size, stalled
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
@@ -211,6 +285,9 @@ class Mjpeg(BaseHTTPRequestHandler):
             for number in itertools.count():
                 if self.server.stopped.is_set():  # type: ignore[attr-defined]
                     return
+                if self.stalled is not None and self.stalled.is_set():
+                    time.sleep(0.02)
+                    continue
                 picture = np.full((height, width, 3), 90, np.uint8)
                 cv2.circle(picture, (number * 7 % width, height // 2), 30, (20, 200, 240), -1)
                 data = cv2.imencode(".jpg", picture)[1].tobytes()
