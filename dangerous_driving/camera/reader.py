@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 #: s; a recording that is this far behind its pace goes on from where it is instead of rushing after it
 MAX_LAG = 1.0
 
+#: s; an older picture is not kept for the time when one is wanted
+FRESH = 0.25
+
 #: s between two signs of life of a recording whose frame nobody has taken yet
 TOLD_EVERY = 0.5
 
@@ -214,8 +217,9 @@ class CameraReader:
         self._sequence += 1
         FRAMES_READ.labels(camera_id=self.spec.id).inc()
         self._note(lambda health: health.frame(grabbed_at))
-        # when the one after this would come too late, this is the newest one at the time it is wanted
-        if grabbed_at + gap < self._wanted_at and not wanted:
+        # when the one after this would come too late, this is the newest one at the time it is wanted; of a slow stream
+        # the one after is waited for, since this one would be old by then
+        if grabbed_at + min(gap, FRESH) < self._wanted_at and not wanted:
             return False
         image = source.retrieve()
         flaw = watch.look(image, grabbed_at)

@@ -134,6 +134,36 @@ def test_frames_that_nobody_waits_for_are_passed_over_without_converting_them(st
     assert reader.ready_since is None
 
 
+def test_of_a_slow_stream_the_picture_after_the_wanted_time_is_given_and_not_an_old_one(start: Start) -> None:
+    class OnePerSecond(FakeSource):
+        asked, seconds, allowed = 0, 100.0, threading.Semaphore(0)
+
+        def grab(self) -> bool:
+            self.asked += 1
+            assert self.allowed.acquire(timeout=PATIENCE)
+            self.seconds += 1.0
+            return super().grab()
+
+    source = OnePerSecond()
+    reader = start(CameraReader(spec(), QUICK, source_opener=Opener(source), clock=lambda: source.seconds))
+
+    def pass_seconds(seconds: int) -> float | None:
+        asked = source.asked
+        source.allowed.release(seconds)
+        wait_for(lambda: source.asked == asked + seconds)  # it is done with the frame before
+        return reader.ready_since
+
+    wait_for(lambda: source.asked == 1)
+    assert pass_seconds(1) == 101.0
+    reader.take(wanted_at=105.5)
+    assert pass_seconds(4) is None  # the one of 105.0 would be half a second old
+    assert pass_seconds(1) == 106.0
+    reader.take(wanted_at=108.1)
+    assert pass_seconds(2) == 108.0  # near enough
+    reader.stop()
+    source.allowed.release(9)
+
+
 def test_a_recording_is_played_at_its_own_pace(start: Start) -> None:
     source = FakeSource(period=3600.0)
     reader = start(CameraReader(spec(), QUICK, source_opener=Opener(source)))
