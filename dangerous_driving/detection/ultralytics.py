@@ -55,11 +55,13 @@ class UltralyticsEngine:
             "iou": settings.iou,
             "max_det": settings.max_detections,
             "classes": sorted(self._classes),
-            "half": bool(torch.cuda.is_available()),
+            "half": bool(torch.cuda.is_available()) and settings.device != "cpu",
             # square input: exported weights with a named batch axis would be taken for free in height and width too
             "rect": False,
             "verbose": False,
         }
+        if settings.device is not None:
+            self._options["device"] = settings.device
         if settings.input_size is not None:
             self._options["imgsz"] = settings.input_size
         torch.set_num_threads(settings.threads)

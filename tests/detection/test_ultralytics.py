@@ -94,3 +94,10 @@ def test_without_the_extra_the_remedy_names_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(ConfigError, match=r"detection\.engine: .*dangerous-driving\[ultralytics\]"):
         open_engine(settings(tmp_path / "yolo.pt"))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_the_device_is_the_one_that_is_set(tmp_path: Path) -> None:
+    open_engine(settings(tmp_path / "yolo.pt", device="cpu")).detect([np.zeros((48, 64, 3), np.uint8)])
+    assert FakeYolo.options["device"] == "cpu"
+    assert FakeYolo.options["half"] is False
