@@ -187,7 +187,7 @@ class Cast:
 
     def vehicle(self, path: Path, *, kind: str | None = None, direction: int = 0) -> Actor:
         """A car, van, truck or bus on a path; by chance which, unless named."""
-        kind = kind or str(self.random.choice(["car", "van", "truck", "bus"], p=[0.74, 0.09, 0.10, 0.07]))
+        kind = kind or str(self.random.choice(["car", "van", "truck", "bus"], p=[0.66, 0.10, 0.13, 0.11]))
         make = {"car": vehicles.car, "van": vehicles.van, "truck": vehicles.truck, "bus": vehicles.bus}[kind]
         return self._add("truck" if kind == "van" else kind, path, make(self.random), None, direction)
 
