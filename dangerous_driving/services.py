@@ -139,23 +139,26 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             return producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
 
         spool = Spool(settings.spool.folder, settings.spool.max_bytes) if settings.spool.folder else None
+        delivery = ResultDelivery(
+            settings.detection, store, publish, model=detector.model_name, node=settings.node, spool=spool
+        )
         if spool is not None:
             stack.callback(spool.close)
-            replay = Replay(spool, store, publish, retry=settings.spool.retry, on_failure=process.stop.set)
+            replay = Replay(
+                spool,
+                store,
+                publish,
+                retry=settings.spool.retry,
+                answered=lambda: delivery.answered_at,
+                on_failure=process.stop.set,
+            )
             replay.start()
             stack.callback(replay.stop, REPLAY_STOP_SECONDS)
         service = DetectionService(
             settings.camera.model_copy(update={"cameras": cameras}),
             settings.detection,
             detector,
-            ResultDelivery(
-                settings.detection,
-                store,
-                publish,
-                model=detector.model_name,
-                node=settings.node,
-                spool=spool,
-            ),
+            delivery,
             on_status=on_status,
             source_opener=open_camera,
             waits_for_cameras=settings.camera.from_table or file is not None,

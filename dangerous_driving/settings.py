@@ -13,7 +13,6 @@ import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -28,6 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN, RiskLevel
 from dangerous_driving.errors import ConfigError
 
@@ -37,7 +37,7 @@ ENV_PREFIX = "DD_"
 class Section(BaseModel):
     """Base of the sections: unknown names are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _a_camera_id(value: str) -> str:
@@ -98,6 +98,17 @@ class CameraSpec(Section):
     )
     privacy: PrivacySpec = PrivacySpec()
 
+    @field_validator("source")
+    @classmethod
+    def _an_address_that_can_be_shown(cls, source: SecretStr) -> SecretStr:
+        if is_misread(source.get_secret_value()):
+            # none of its text: what was taken for a port or a path may be a password
+            raise ValueError(
+                "not an address: write special characters of user and password percent-encoded (@ is %40, # is %23, "
+                "/ is %2F), or write ${NAME} in their place"
+            )
+        return source
+
     @property
     def kind(self) -> Literal["live", "replay", "simulated"]:
         """``replay`` for a file or folder, ``simulated`` for rendered scenes, else ``live``: shown on every page."""
@@ -109,11 +120,7 @@ class CameraSpec(Section):
     @property
     def shown_source(self) -> str:
         """The source without user, password and query, for logs, tables and pages."""
-        source = self.source.get_secret_value()
-        if "://" not in source:
-            return source
-        parts = urlsplit(source)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        return shown(self.source.get_secret_value())
 
 
 class CameraSettings(Section):
@@ -470,6 +477,8 @@ def _yaml_mapping(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError("--config", f"{path} cannot be read ({error.strerror})", "name a readable file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("--config", f"{path} is no UTF-8 text", "save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError("--config", f"{path} is not valid YAML ({error})", "mend the file") from error
     if values is None:

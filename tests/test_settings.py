@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from dangerous_driving import settings
 from dangerous_driving.camera.secrets import with_secrets
 from dangerous_driving.demo.data_folder import DataFolder
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings import CameraSpec
 
 
 def write(folder: Path, text: str) -> Path:
@@ -103,3 +105,45 @@ def test_a_source_gets_its_secrets_from_the_environment_or_a_folder(
         with pytest.raises(ConfigError, match="DD_SECRET_") as refused:
             with_secrets(missing.replace("../etc", "absent"), tmp_path)
         assert "secrets_folder" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "rtsp://admin:hun/ter2@camera.example/live",
+        "rtsp://admin:hun/ter2@camera.example:554/live",
+        "rtsp://admin:hun#ter2@camera.example/live",
+        "rtsp://admin:hun?ter2@camera.example/live",
+        "rtsp://admin:hun/ter2@camera.example:0/live",
+        "http://camera.example:hunter2/live",
+    ],
+)
+def test_an_address_whose_password_would_be_taken_for_a_path_is_refused_without_showing_it(source: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        CameraSpec(id="a", source=SecretStr(source))
+    assert "%2F" in str(error.value)
+    assert "ter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("rtsp://admin:hun%2Fter2@camera.example:554/live?token=x", "rtsp://camera.example:554/live"),
+        ("rtsp://u:p@[2001:db8::1]:554/live", "rtsp://[2001:db8::1]:554/live"),
+        ("https://camera.example/live@2x.m3u8", None),
+        ("clip@home.mp4", "clip@home.mp4"),
+        ("0", "0"),
+    ],
+)
+def test_what_is_shown_of_a_source(source: str, said: str | None) -> None:
+    if said is None:  # nobody knows whose "@" that is
+        with pytest.raises(ValidationError):
+            CameraSpec(id="a", source=SecretStr(source))
+    else:
+        assert CameraSpec(id="a", source=SecretStr(source)).shown_source == said
+
+
+def test_a_file_that_is_no_text_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_bytes(b"camera: \xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        settings.load(tmp_path / "settings.yaml")

@@ -6,6 +6,8 @@ import base64
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -38,6 +40,9 @@ STORE_PATIENCE = 20.0  # s; an attempt that fails later than this after a frame'
 
 #: s without an attempt after the broker refused a message: asking a broker that is away can block for seconds.
 PUBLISH_PAUSE = 3.0
+#: s without a receipt after which the broker is taken to be away. The producer gives a message up much later, and one
+#: whose request was out when the broker froze, not before that has answered (kafka-python 3.0.12).
+STALL = 5.0
 #: s for acknowledgements that are still out when the service stops.
 FLUSH_TIMEOUT = 5.0
 
@@ -60,8 +65,11 @@ class ResultDelivery:
     by ``dangerous-driving reimport``; a frame that cannot be stored is dropped, counted and logged.
 
     With a spool both wait there: the result alone when the broker did not take it, the pictures too when the store did
-    not. While frames of a camera wait, newer ones of it wait behind them, so that they reach the topic in order; `Replay`
-    sends them as soon as that is possible.
+    not. While broker or store seem to be away, frames go there at once, and one at a time is tried on the direct way;
+    when that goes, all do again, beside `Replay`, which sends what waited (there the order is explained). A result without
+    a receipt after `STALL` is kept in the spool too, until it has one or `Replay` has sent it. So a process that is
+    killed loses no frame; the results of its last moments, which only the producer's memory and the store had, are
+    imported by ``reimport``.
 
     Args:
         settings: crops, JPEG.
@@ -91,8 +99,12 @@ class ResultDelivery:
         self._clock, self._now = clock, now
         self._stopping = threading.Event()
         self._publish_from = clock()
+        self._way = _Way(clock)
+        self._answered_at = 0.0
+        # for results that come back: the producer's thread, which says so, must not wait for the disk
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="spool-keeper")
         self._receipts = threading.Condition()
-        self._undelivered = 0
+        self._undelivered: dict[str, _Sent] = {}  # by message id, the oldest first
 
     def deliver(self, frame: Frame, scene: Scene, seconds: float) -> None:
         """Store and publish one frame; called from several threads, for one camera in the order of capture.
@@ -107,7 +119,11 @@ class ResultDelivery:
         except InferenceError as error:
             frame_lost(frame, "inference", error)
             return
-        if self._spool is not None and self._spool.holds(frame.camera_id):
+        attempt: _Attempt | None = _Attempt(self._clock())
+        if self._spool is not None:
+            self._keep_stalled()
+            attempt = self._way.begin()
+        if attempt is None:
             self._keep(result, objects)
             return
         give_up = self._clock() + STORE_PATIENCE
@@ -116,13 +132,19 @@ class ResultDelivery:
                 self._put(item, give_up)
         except ObjectStoreError as error:
             if self._spool is None or not error.retriable:
+                self._way.end(attempt)
                 frame_lost(frame, "store", error)
             else:
-                log.warning("frame_spooled", camera_id=frame.camera_id, why="store", reason=str(error))
+                self._way.failed(attempt, "store", error)
                 self._keep(result, objects)
             return
         FRAMES_DETECTED.labels(camera_id=frame.camera_id).inc()
-        self._send(result)
+        self._send(result, attempt)
+
+    @property
+    def answered_at(self) -> float:
+        """When the broker last acknowledged a result (s of the clock); 0.0: never."""
+        return self._answered_at
 
     def _prepared(self, frame: Frame, scene: Scene, seconds: float) -> tuple[DetectionResult, list[SpooledObject]]:
         """The result as it is published, and what has to be stored before: the stored result comes last."""
@@ -159,30 +181,46 @@ class ResultDelivery:
         return message(encoded), objects
 
     def _keep(self, result: DetectionResult, objects: Sequence[SpooledObject] = ()) -> None:
-        """Put what is left to do into the spool; if that fails too, it is lost, counted and logged."""
+        """Put what is left to do into the spool; what fails there too is counted and logged."""
         assert self._spool is not None  # noqa: S101  # looked at before
-        priority = max((group.priority for group in result.traffic_groups), default=None)
         try:
-            self._spool.put(
-                SpooledFrame(result.camera_id, result.timestamp, priority, result.to_json(), tuple(objects))
-            )
+            self._spool.put(_waiting(result, objects))
         except SpoolError as error:
-            FRAMES_SKIPPED.labels(camera_id=result.camera_id, reason="spool").inc()
+            if objects:
+                FRAMES_SKIPPED.labels(camera_id=result.camera_id, reason="spool").inc()
+            else:
+                DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
             log.error(  # noqa: TRY400  # the trace says no more
-                "frame_lost",
+                "frame_lost" if objects else "detection_result_unpublished",
                 camera_id=result.camera_id,
                 captured_at=result.timestamp.isoformat(),
                 why="spool",
                 reason=str(error),
             )
 
+    def _keep_stalled(self) -> None:
+        now = self._clock()
+        stalled: list[_Sent] = []
+        with self._receipts:
+            for sent in self._undelivered.values():
+                if now - sent.attempt.began < STALL:
+                    break
+                if not sent.kept:
+                    sent.kept = True
+                    stalled.append(sent)
+        for sent in stalled:
+            self._keep(sent.result)
+            self._way.failed(sent.attempt, "broker", BrokerError(f"no receipt within {STALL:g} s"), over=False)
+
     def _put(self, item: SpooledObject, give_up: float) -> None:
+        # with a spool a frame that waits for the store is in nobody's way there, but is here
+        attempts = STORE_ATTEMPTS if self._spool is None else 1
         attempt = 1
         while True:
             try:
                 self._store.put(item.key, item.data, item.content_type)
             except ObjectStoreError as error:
-                if not error.retriable or attempt >= STORE_ATTEMPTS or self._clock() > give_up:
+                if not error.retriable or attempt >= attempts or self._clock() > give_up:
                     raise
                 log.warning("store_retried", key=item.key, attempt=attempt, reason=str(error))
             else:
@@ -190,26 +228,35 @@ class ResultDelivery:
             self._stopping.wait(STORE_RETRY_DELAY * 2 ** (attempt - 1))
             attempt += 1
 
-    def _send(self, result: DetectionResult) -> None:
-        if self._clock() < self._publish_from:
-            self._unpublished(result)
+    def _send(self, result: DetectionResult, attempt: _Attempt) -> None:
+        if self._spool is None and self._clock() < self._publish_from:
+            DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
             return
+        sent = _Sent(result, attempt)
+        if attempt.alone:  # it will probably fail, and shall outlive a kill until then
+            sent.kept = True
+            self._keep(result)
         with self._receipts:
-            self._undelivered += 1
+            self._undelivered[result.message_id] = sent
         try:
             receipt = self._publish(result)
         except BrokerError as error:
             self._publish_from = self._clock() + PUBLISH_PAUSE
-            self._delivered(result, error)
+            self._delivered(sent, error)
             return
         if receipt is None:
-            self._delivered(result, None)
+            self._delivered(sent, None)
         else:
-            receipt.on_done(lambda error: self._delivered(result, error))
+            receipt.on_done(lambda error: self._delivered(sent, error))
 
-    def _delivered(self, result: DetectionResult, error: BrokerError | None) -> None:
+    def _delivered(self, sent: _Sent, error: BrokerError | None) -> None:
+        result = sent.result
         if error is None:
+            self._answered_at = self._clock()
+            self._way.worked()
             STAGE_SECONDS.labels(stage="detected").observe((self._now() - result.timestamp).total_seconds())
+        elif self._spool is not None:
+            self._way.failed(sent.attempt, "broker", error)
         else:
             log.warning(
                 "detection_result_unpublished",
@@ -217,26 +264,121 @@ class ResultDelivery:
                 message_id=result.message_id,
                 reason=str(error),
             )
-            self._unpublished(result)
-        with self._receipts:
-            self._undelivered -= 1
-            self._receipts.notify_all()
-
-    def _unpublished(self, result: DetectionResult) -> None:
-        if self._spool is not None:
-            self._keep(result)
-        else:
             DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
+        if self._spool is None or (error is None and not sent.kept):
+            self._settled(result)
+            return
+        try:
+            self._keeper.submit(self._keep_or_remove, sent, error)
+        except RuntimeError:  # the process ends, and `flush` has kept what was out
+            self._settled(result)
+
+    def _keep_or_remove(self, sent: _Sent, error: BrokerError | None) -> None:
+        assert self._spool is not None  # noqa: S101  # looked at before
+        if error is None:
+            self._spool.done(_waiting(sent.result))
+        elif not sent.kept:
+            self._keep(sent.result)
+        self._settled(sent.result)
+
+    def _settled(self, result: DetectionResult) -> None:
+        with self._receipts:
+            self._undelivered.pop(result.message_id, None)
+            self._receipts.notify_all()
 
     def stop_waiting(self) -> None:
         """The service stops: attempts that fail from now on are not waited for."""
         self._stopping.set()
 
     def flush(self) -> None:
-        """Wait for receipts that are out, at most a few s."""
+        """Wait for receipts that are out, at most a few s; what has none by then goes to the spool, if there is one."""
         with self._receipts:
-            if not self._receipts.wait_for(lambda: self._undelivered == 0, FLUSH_TIMEOUT):
-                log.warning("detection_results_unacknowledged", count=self._undelivered)
+            self._receipts.wait_for(lambda: not self._undelivered, FLUSH_TIMEOUT)
+            left = list(self._undelivered.values())
+            unkept = [sent for sent in left if not sent.kept]
+            for sent in unkept:
+                sent.kept = True
+        if left:
+            log.warning("detection_results_unacknowledged", count=len(left), spooled=self._spool is not None)
+        if self._spool is not None:
+            for sent in unkept:
+                self._keep(sent.result)  # it may arrive yet, and then comes twice, under the same id
+
+
+def _waiting(result: DetectionResult, objects: Sequence[SpooledObject] = ()) -> SpooledFrame:
+    priority = max((group.priority for group in result.traffic_groups), default=None)
+    return SpooledFrame(result.camera_id, result.timestamp, priority, result.to_json(), tuple(objects))
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One frame on the direct way. ``alone``: the only one, while broker or store are taken to be away."""
+
+    began: float
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A result without a receipt. ``kept``: the spool has it too."""
+
+    result: DetectionResult
+    attempt: _Attempt
+    kept: bool = False
+
+
+class _Way:
+    """Whether frames go straight to store and broker; while those are away, one at a time does, to find out.
+
+    After the first failure the next frame tries at once, so that a single failure holds up nothing; then there is
+    `PUBLISH_PAUSE` between attempts. Called from several threads.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._away = False
+        self._tried_at: float | None = None  # when the attempt began that is under way
+        self._try_from = 0.0
+        self._worked_at = 0.0
+
+    def begin(self) -> _Attempt | None:
+        """An attempt, which has to end in some way; None: this frame is to wait in the spool."""
+        now = self._clock()
+        with self._lock:
+            if not self._away:
+                return _Attempt(now)
+            under_way = self._tried_at is not None and now - self._tried_at < STALL
+            if under_way or now < self._try_from:
+                return None
+            self._tried_at = now
+            return _Attempt(now, alone=True)
+
+    def end(self, attempt: _Attempt) -> None:
+        """It says nothing of broker and store."""
+        with self._lock:
+            if attempt.alone:
+                self._tried_at = None
+
+    def worked(self) -> None:
+        """Both have answered."""
+        with self._lock:
+            was_away, self._away, self._tried_at = self._away, False, None
+            self._worked_at = self._clock()
+        if was_away:
+            log.info("spooling_ended")
+
+    def failed(self, attempt: _Attempt, part: str, error: Exception, *, over: bool = True) -> None:
+        """The part (store, broker) did not answer. ``over``: and will not; else it may yet."""
+        with self._lock:
+            if attempt.alone and over:
+                self._tried_at = None
+            if attempt.began < self._worked_at:
+                return  # other frames were taken since: it is this one, or an outage that is over
+            was_away, self._away = self._away, True
+            self._try_from = self._clock() + (PUBLISH_PAUSE if was_away else 0.0)
+        if not was_away:
+            log.warning("spooling_began", why=part, reason=str(error))
 
 
 def frame_lost(frame: Frame, reason: str, error: Exception) -> None:

@@ -277,8 +277,10 @@ class DetectionService:
                 FRAMES_SKIPPED.labels(camera_id=camera_id, reason="behind").inc(skipped)
             camera = self._cameras[camera_id]
             frame = camera.reader.take(due)
-            if frame is None or (camera.before is not None and frame.captured_at <= camera.before.captured_at):
+            if frame is None:
                 continue
+            if camera.before is not None and frame.captured_at <= camera.before.captured_at:
+                camera.before = None  # the wall clock was put back: this frame begins anew
             if camera.gate is not None and not camera.gate.passes(frame.image, now):
                 FRAMES_SKIPPED.labels(camera_id=camera_id, reason="unchanged").inc()
                 continue

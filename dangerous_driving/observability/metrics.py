@@ -44,7 +44,7 @@ FRAMES_READ = Counter("frames_read_total", "Frames read from a camera, most of w
 FRAMES_DETECTED = Counter("frames_detected_total", "Frames whose detection result was stored", ["camera_id"])
 FRAMES_SKIPPED = Counter(
     "frames_skipped_total",
-    "Frame intervals without a result, by reason: behind, inference, store, unchanged, frozen",
+    "Frame intervals without a result, by reason: behind, inference, store, spool, unchanged, frozen",
     ["camera_id", "reason"],
 )
 FRAME_INTERVAL = Gauge(
@@ -68,12 +68,15 @@ DETECTIONS_UNPUBLISHED = Counter(
 )
 SPOOL_BYTES = Gauge("spool_bytes", "Bytes of frames that wait on disk for the broker or the store")
 SPOOL_ENTRIES = Gauge("spool_frames", "Frames that wait on disk for the broker or the store")
+SPOOL_OLDEST_AGE = Gauge("spool_oldest_age_seconds", "Seconds since the capture of the oldest frame that waits on disk")
 SPOOLED = Counter("spooled_frames_total", "Frames put into the spool", ["camera_id"])
 SPOOL_REPLAYED = Counter(
     "spool_replayed_frames_total", "Frames that left the spool and were acknowledged", ["camera_id"]
 )
 SPOOL_DROPPED = Counter(
-    "spool_dropped_frames_total", "Frames of the spool that are lost, by reason: full, damaged", ["camera_id", "reason"]
+    "spool_dropped_frames_total",
+    "Frames of the spool that are lost, by reason: full, damaged, refused",
+    ["camera_id", "reason"],
 )
 
 

@@ -87,7 +87,7 @@ class Picture:
 
     def scaled(self, factor: float) -> Picture:
         """Larger or smaller, the way an engine's letterbox does it."""
-        image = np.asarray(cv2.resize(self.image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR))
+        image = np.asarray(cv2.resize(self.image, None, fx=factor, fy=factor), dtype=np.uint8)
         return Picture(image, tuple((name, _moved(box, factor, 0.0, 0.0)) for name, box in self.objects))
 
     def chip(self, left: int, top: int, side: int) -> Picture:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from dangerous_driving.camera.frame import Image
+from dangerous_driving.camera.reader import utc_now
 from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.contracts import DetectionResult, message_id_of
@@ -152,6 +154,7 @@ class Running:
         store: DictStore | None = None,
         publish: Publish | None = None,
         source_opener: OpenSource = opener,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.engine = engine or PairEngine()
         self.store = store or DictStore()
@@ -168,6 +171,7 @@ class Running:
             ),
             on_status=self.statuses.append,
             source_opener=source_opener,
+            now=now,
         )
         self.thread = threading.Thread(target=self._run)
 
@@ -477,3 +481,18 @@ def test_a_real_clip_gives_frames_with_groups(shared: Path, weights: str) -> Non
             assert 0 < group.priority <= 1
             assert group.group_image_url is not None
             assert running.store.get(running.store.key(group.group_image_url)).startswith(b"\xff\xd8")
+
+
+def test_a_camera_goes_on_when_a_wrong_wall_clock_is_put_right() -> None:
+    wrong = timedelta(hours=2)
+
+    def wall() -> datetime:
+        return utc_now() + wrong
+
+    with Running(cameras("a"), now=wall) as running:
+        wait_for(lambda: len(running.results) > 3)
+        wrong = timedelta()
+        put_right = utc_now() + timedelta(minutes=1)
+        wait_for(lambda: sum(result.timestamp < put_right for result in running.results) > 3)
+    ids = [result.message_id for result in running.results]
+    assert len(ids) == len(set(ids))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from prometheus_client import REGISTRY
 
 from dangerous_driving.errors import ConfigError, SpoolError
-from dangerous_driving.messaging.spool import Spool, SpooledFrame, SpooledObject
+from dangerous_driving.messaging.spool import BAD_KEPT, Spool, SpooledFrame, SpooledObject, _content, _cost
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 ROOM = 10**9
@@ -130,6 +133,94 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "file" / "spool", ROOM)
 
 
+def test_a_frame_that_can_never_fit_takes_no_other_with_it(tmp_path: Path) -> None:
+    spool = opened(tmp_path, 20_000)
+    spool.put(frame(0, priority=None))
+    before = dropped("full")
+    spool.put(frame(1, priority=1.0, size=30_000))
+    assert names(spool) == [b"result 0"]
+    assert dropped("full") - before == 1
+
+
+def test_a_frame_is_replaced_by_its_result_once_its_pictures_are_stored(tmp_path: Path) -> None:
+    spool = opened(tmp_path, ROOM)
+    given = frame(0, size=50_000)
+    spool.put(given)
+    used = spool.bytes_used
+    spool.stored(given)
+    assert spool.oldest(10) == [SpooledFrame("a", given.captured_at, 0.5, given.result)]
+    assert spool.bytes_used < used / 5
+    spool.close()
+    again = opened(tmp_path, ROOM)
+    assert again.oldest(10) == [SpooledFrame("a", given.captured_at, 0.5, given.result)]
+    again.done(given)
+    assert (len(again), again.bytes_used) == (0, 0)
+
+
+def test_what_was_put_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[bool, int]] = []
+
+    def fsync(handle: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), len(list(tmp_path.glob("*.spool")))))
+
+    spool = opened(tmp_path, ROOM)
+    monkeypatch.setattr(os, "fsync", fsync)
+    spool.put(frame(0))
+    # the content before it gets its name, and the folder once it has
+    assert flushed == [(False, 0), (True, 1)]
+
+
+@pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_takes_no_more_loses_one_frame_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    spool = opened(tmp_path, ROOM)
+    spool.put(frame(0))
+    used = spool.bytes_used
+
+    def fsync(_: int) -> None:
+        raise OSError(problem, os.strerror(problem))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(SpoolError, match=os.strerror(problem)):
+            spool.put(frame(1))
+    assert (names(spool), spool.bytes_used) == ([b"result 0"], used)
+    assert not list(tmp_path.glob("*.draft"))
+    spool.put(frame(2))
+    assert names(spool) == [b"result 0", b"result 2"]
+
+
+def test_a_closed_spool_takes_nothing(tmp_path: Path) -> None:
+    spool = opened(tmp_path, ROOM)
+    spool.close()
+    with pytest.raises(SpoolError, match="closed"):
+        spool.put(frame(0))
+
+
+def test_the_oldest_frame_of_each_camera_is_its_head(tmp_path: Path) -> None:
+    spool = opened(tmp_path, ROOM)
+    for number, camera_id in ((5, "a"), (2, "b"), (3, "a"), (4, "b")):
+        spool.put(frame(number, camera_id))
+    assert [(head.camera_id, spool.read(head)) for head in spool.heads()] == [
+        ("b", frame(2, "b")),
+        ("a", frame(3, "a")),
+    ]
+
+
+def test_the_age_of_the_oldest_frame_is_told(tmp_path: Path) -> None:
+    def age() -> float:
+        return REGISTRY.get_sample_value("spool_oldest_age_seconds") or 0.0
+
+    spool = opened(tmp_path, ROOM)
+    assert age() == 0
+    hour_ago = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    spool.put(SpooledFrame("a", hour_ago, None, b"result"))
+    assert 3600 <= age() < 3700
+    spool.close()
+    assert age() == 0
+
+
 def test_a_folder_that_vanishes_loses_one_frame_loudly(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     spool = opened(folder, ROOM)
@@ -161,6 +252,25 @@ def test_a_damaged_file_is_set_aside_and_blocks_nobody(tmp_path: Path, damage: s
     assert dropped("damaged") == before + 1
     assert len(list(tmp_path.glob("*.bad"))) == 1
     assert len(again) == 2
+
+
+def test_few_damaged_files_are_kept_and_they_count(tmp_path: Path) -> None:
+    spool = opened(tmp_path, ROOM)
+    for number in range(BAD_KEPT + 5):
+        spool.put(frame(number))
+    for path in tmp_path.glob("*.spool"):
+        path.write_bytes(b"damaged")
+    assert names(spool) == []
+    assert len(list(tmp_path.glob("*.bad"))) == BAD_KEPT
+    used = spool.bytes_used
+    assert used > 0
+    spool.close()
+    small = opened(tmp_path, used // 2)
+    assert len(list(tmp_path.glob("*.bad"))) == BAD_KEPT // 2
+    for number in range(BAD_KEPT // 2):
+        small.put(frame(number))  # frames are worth more than what is set aside
+    assert len(small) == BAD_KEPT // 2
+    assert not list(tmp_path.glob("*.bad"))
 
 
 WRITER = """
@@ -210,7 +320,7 @@ class Spooling(RuleBasedStateMachine):
         self.size: dict[SpooledFrame, int] = {}
         self.number = 0
 
-    @rule(camera=st.sampled_from("abc"), priority=st.sampled_from([None, 0.0, 0.5, 1.0]), size=st.integers(0, 400))
+    @rule(camera=st.sampled_from("abc"), priority=st.sampled_from([None, 0.0, 0.5, 1.0]), size=st.integers(0, 9000))
     def put(self, camera: str, priority: float | None, size: int) -> None:
         self.number += 1
         new = frame(self.number, camera, priority, size)
@@ -219,12 +329,19 @@ class Spooling(RuleBasedStateMachine):
         self.kept.append(new)
         waiting = set(self.spool.oldest(1000))
         gone = [one for one in self.kept if one not in waiting]
+        if _cost(len(_content(new))) > self.limit:  # it can never fit, and takes no other with it
+            assert gone == [new]
+            self.kept.remove(new)
+            return
         # what went was worth less than, or as much as and older than, all that stayed
         worth = {one: (one.priority is not None, one.priority or 0.0, one.captured_at) for one in self.kept}
         assert not gone or max(worth[one] for one in gone) < min(
             (worth[one] for one in waiting), default=worth[new] + (1,)
         )
         assert gone or self.spool.bytes_used > before
+        # and no more went than had to
+        last = max(gone, key=worth.__getitem__, default=None)
+        assert last is None or self.spool.bytes_used + _cost(len(_content(last))) > self.limit
         self.kept = [one for one in self.kept if one in waiting]
 
     @rule(which=st.integers(0, 20))
@@ -242,8 +359,9 @@ class Spooling(RuleBasedStateMachine):
     def holds_what_was_kept_in_order_and_within_bounds(self) -> None:
         assert self.spool.oldest(1000) == self.kept
         assert self.spool.bytes_used <= self.limit
-        files = list((Path(self.folder.name) / "spool").glob("*.spool"))
-        assert self.spool.bytes_used == sum(path.stat().st_size for path in files)
+        files = [path.stat() for path in (Path(self.folder.name) / "spool").glob("*.spool")]
+        assert self.spool.bytes_used >= sum(max(found.st_blocks * 512, found.st_size) for found in files)
+        assert (self.spool.bytes_used == 0) == (not self.kept)
         for camera in "abc":
             assert self.spool.holds(camera) == any(one.camera_id == camera for one in self.kept)
 
