@@ -1,5 +1,6 @@
 # make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
 # make test    installs what the tests need, Debian packages included, and runs them
+# make test-ultralytics  the tests of the extra ultralytics alone; make test runs them where 25 GB of disk are free
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,12 +8,13 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+ULTRALYTICS := .venv-ultralytics
 BIN := $(VENV)/bin
 ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test check lock weights opencv-libraries s3-server system-packages clean
+.PHONY: help demo test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -51,6 +53,13 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev opencv-libraries system-packages s3-server
 	$(BIN)/python -m pytest $(ARGS)
+	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
+	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics; \
+	else echo "SKIPPED tests of the engine ultralytics: torch needs 25 GB of free disk, there are $$free GB"; fi
+
+# The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
+test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries
+	$(ULTRALYTICS)/bin/python -m pytest -W default tests/ultralytics tests/detection/test_cpu.py
 
 # A real Chromium for the page tests, and GStreamer's RTSP server for those of the cameras.
 # Elsewhere than on Debian, or without root, tests say what is missing.
@@ -66,14 +75,14 @@ system-packages:
 s3-server:
 	@tests/servers/versitygw.sh >/dev/null || test $$? = 3
 
-# The project's own weights, trained anew on simulated scenes (under an hour); needs several GB for torch.
-ULTRALYTICS := .venv-ultralytics
+# Torch and ultralytics: several GB.
 $(ULTRALYTICS)/.ready: requirements-ultralytics.txt pyproject.toml
 	test -x $(ULTRALYTICS)/bin/python || $(PYTHON) -m venv $(ULTRALYTICS)
 	$(ULTRALYTICS)/bin/python -m pip install --quiet --require-hashes --requirement requirements-ultralytics.txt
 	$(ULTRALYTICS)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# The project's own weights, trained anew on simulated scenes (under an hour).
 weights: $(ULTRALYTICS)/.ready
 	$(ULTRALYTICS)/bin/python -m dangerous_driving.simulation.training --out build/training $(ARGS)
 

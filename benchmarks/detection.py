@@ -27,7 +27,7 @@ from dangerous_driving.detection.cpu import CpuEngine, letterbox_of
 from dangerous_driving.detection.delivery import ResultDelivery
 from dangerous_driving.detection.engine import Detection
 from dangerous_driving.detection.grouping import group_boxes
-from dangerous_driving.detection.priority import RoadUsers, priority_of
+from dangerous_driving.detection.priority import RoadUsers, priorities
 from dangerous_driving.detection.service import DetectionService
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.metrics import FRAMES_DETECTED, FRAMES_SKIPPED
@@ -261,8 +261,7 @@ def grouping() -> Figure:
     taken = []
     for _ in range(300):
         begun = time.process_time()
-        for members in group_boxes(boxes, 1920, 150.0):
-            priority_of(users[members], users)
+        priorities(users, group_boxes(boxes, 1920, 150.0), users)
         taken.append((time.process_time() - begun) * 1000)
     value = statistics.median(taken)
     return Figure(

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import camera_commands
+from dangerous_driving import camera_commands, weights_commands
 from dangerous_driving.errors import BrokerError, ConfigError, DangerousDrivingError, LedgerError, ObjectStoreError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ config = typer.Typer(help="Settings.")
 windows = typer.Typer(help="Camera x time windows, the window lane without Dagster.")
 app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
+app.add_typer(weights_commands.app, name="weights")
 app.add_typer(database, name="db")
 app.add_typer(topics, name="topics")
 app.add_typer(config, name="config")

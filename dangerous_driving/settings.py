@@ -171,6 +171,9 @@ class DetectionSettings(Section):
     device: str | None = Field(
         default=None, description="of engine ultralytics: cpu, 0 (first GPU), …; default: a GPU if there is one"
     )
+    tracker: Literal["none", "bytetrack", "botsort"] = Field(
+        default="none", description="of engine ultralytics: numbers road users over a camera's frames (trackId)"
+    )
     batch_size: int = Field(default=8, gt=0, description="frames of several cameras in one inference at most")
     batch_delay: float = Field(
         default=0.2, gt=0, description="s one inference may take: where more frames take longer, fewer go into it"

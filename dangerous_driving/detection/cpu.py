@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -84,22 +84,22 @@ class CpuEngine:
             self._session = ort.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
             raise ConfigError(SETTING, f"{weights} is not an ONNX network", EXPORT_REMEDY) from error
-        self._layout = read_layout(
-            _tensors(self._session.get_inputs()),
-            _tensors(self._session.get_outputs()),
-            self._session.get_modelmeta().custom_metadata_map,
-            settings,
+        #: What the file says of itself.
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.layout = read_layout(
+            _tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()), self.metadata, settings
         )
-        self._classes = wanted_classes(self._layout.names, settings.classes)
+        #: Index in the network's answer, and name, of what is looked for.
+        self.classes = wanted_classes(self.layout.names, settings.classes)
         self._settings = settings
         self._name = weights.stem
-        missing = sorted(set(settings.classes) - set(self._classes.values()))
+        missing = sorted(set(settings.classes) - set(self.classes.values()))
         log.info(
             "weights_loaded",
             model=self._name,
-            input=f"{self._layout.width}x{self._layout.height}",
-            batch=self._layout.batch or "any",
-            classes=sorted(self._classes.values()),
+            input=f"{self.layout.width}x{self.layout.height}",
+            batch=self.layout.batch or "any",
+            classes=sorted(self.classes.values()),
             classes_unknown_to_weights=missing,
         )
 
@@ -120,7 +120,7 @@ class CpuEngine:
             together.setdefault(self._input_of(image), []).append(index)
         found: list[list[Detection]] = [[] for _ in images]
         for (width, height), indices in together.items():
-            step = self._layout.batch or len(indices)
+            step = self.layout.batch or len(indices)
             for start in range(0, len(indices), step):
                 batch = indices[start : start + step]
                 answers = self._detect_batch([images[index] for index in batch], width, height)
@@ -133,14 +133,14 @@ class CpuEngine:
 
         A 16:9 picture at 640 px then takes 640 x 384 instead of 640 x 640, which is 40 % less work.
         """
-        layout = self._layout
+        layout = self.layout
         if not layout.free:
             return layout.width, layout.height
         box = letterbox_of(image.shape[1], image.shape[0], layout.width, layout.height)
         return -(-box.width // STRIDE) * STRIDE, -(-box.height // STRIDE) * STRIDE
 
     def _detect_batch(self, images: Sequence[Image], width: int, height: int) -> list[list[Detection]]:
-        layout = self._layout
+        layout = self.layout
         boxes = [letterbox_of(image.shape[1], image.shape[0], width, height) for image in images]
         # weights with a fixed batch above one are fed in full; what the spare places find is not looked at
         places = layout.batch or len(images)
@@ -160,12 +160,12 @@ class CpuEngine:
     def _read_raw(self, answer: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
         """Corners in input pixels (n x 4), confidences and classes of what is left of (4 + classes) x n."""
         scores = answer[BOX_ROWS:]
-        candidates = np.flatnonzero(scores[list(self._classes)].max(axis=0) > self._settings.confidence)
+        candidates = np.flatnonzero(scores[list(self.classes)].max(axis=0) > self._settings.confidence)
         if not candidates.size:
             return np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.intp)
         # a box is what it most looks like of all classes: what is rather a train is no doubtful bus
         classes = scores[:, candidates].argmax(axis=0)
-        wanted = np.isin(classes, list(self._classes))
+        wanted = np.isin(classes, list(self.classes))
         candidates, classes = candidates[wanted], classes[wanted]
         confidences = scores[classes, candidates]
         centre, size = answer[:2, candidates].T, answer[2:BOX_ROWS, candidates].T
@@ -183,7 +183,7 @@ class CpuEngine:
     def _read_end_to_end(self, answer: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
         """The same of n x 6 (overlaps are suppressed already, ``detection.iou`` has no effect)."""
         classes = answer[:, 5].astype(np.intp)
-        kept = (answer[:, 4] > self._settings.confidence) & np.isin(classes, list(self._classes))
+        kept = (answer[:, 4] > self._settings.confidence) & np.isin(classes, list(self.classes))
         return answer[kept, :4], answer[kept, 4], classes[kept]
 
     def _detections(
@@ -197,7 +197,7 @@ class CpuEngine:
         order = np.argsort(-confidences, kind="stable")
         order = order[seen[order]][: self._settings.max_detections]
         return [
-            Detection(self._classes[int(classes[index])], min(1.0, float(confidences[index])), (x1, y1, x2, y2))
+            Detection(self.classes[int(classes[index])], min(1.0, float(confidences[index])), (x1, y1, x2, y2))
             for index, (x1, y1, x2, y2) in zip(order, corners[order].tolist(), strict=True)
         ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dangerous_driving.camera.frame import Image
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.settings import DetectionSettings
 
 
@@ -49,6 +50,12 @@ def open_engine(settings: DetectionSettings) -> Engine:
         ConfigError: the weights are missing or no YOLO detector for it, or the engine is not installed.
     """
     # one import at a time: each engine draws in a large runtime
+    if settings.tracker != "none" and settings.engine != "ultralytics":
+        raise ConfigError(
+            "detection.tracker",
+            f"engine {settings.engine} has no tracker",
+            "set detection.engine to ultralytics, or none",
+        )
     if settings.engine == "ultralytics":
         from dangerous_driving.detection.ultralytics import UltralyticsEngine
 

@@ -21,9 +21,6 @@ Boxes = NDArray[np.float64]
 #: px; the frame width that ``detection.group_distance`` is given for.
 REFERENCE_WIDTH = 1920
 
-#: Of the labels of a cluster.
-MAX_SMALL = np.iinfo(np.int16).max - 1
-
 #: Fewer objects cannot endanger each other: they make no group and no task.
 MIN_OBJECTS = 2
 
@@ -72,19 +69,18 @@ def group_boxes(boxes: Boxes, frame_width: int, distance: float) -> list[NDArray
     if count < MIN_OBJECTS:
         return []
     reach = distance * frame_width / REFERENCE_WIDTH
-    near = _near(boxes, reach)
-    # small integers: the rounds below are bound by memory
-    labels: NDArray[np.signedinteger] = np.arange(count, dtype=np.int32 if count > MAX_SMALL else np.int16)
+    first, second = _near(boxes, reach)
+    labels = np.arange(count)
     # each box takes the lowest label around it, then that label's own label (pointer jumping), so that a chain of n
-    # boxes needs about log n rounds; the first round's lowest label is the first neighbour
-    lowest = near.argmax(axis=1).astype(labels.dtype)
-    far = np.where(near, 0, count).astype(labels.dtype)
+    # boxes needs about log n rounds
     while True:
+        lowest = labels.copy()
+        np.minimum.at(lowest, first, labels[second])
+        np.minimum.at(lowest, second, labels[first])
         lowest = lowest[lowest]
         if np.array_equal(lowest, labels):
             break
         labels = lowest
-        lowest = np.maximum(far, labels).min(axis=1)
     order = np.argsort(labels, kind="stable")
     clusters = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return [cluster for cluster in clusters if len(cluster) >= MIN_OBJECTS]
@@ -97,23 +93,11 @@ def overlapping(boxes: Boxes) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArr
     """
     order = np.argsort(boxes[:, 0], kind="stable")
     swept = boxes[order]
-    following = np.arange(1, len(boxes) + 1)
-    met = np.maximum(np.searchsorted(swept[:, 0], swept[:, 2]) - following, 0)
-    one = np.repeat(following - 1, met)
-    other = np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met) + one + 1
+    one, other = _met(swept[:, 0], swept[:, 2])
     sides = np.minimum(swept[one, 2:], swept[other, 2:]) - np.maximum(swept[one, :2], swept[other, :2])
     common = (sides > 0).all(axis=1)
     first, second = order[one[common]], order[other[common]]
     return np.minimum(first, second), np.maximum(first, second), np.asarray(sides[common].prod(axis=1))
-
-
-def row_blocks(count: int) -> list[slice]:
-    """Rows of a `count` x `count` table in pieces of less than 128 KiB, as numbers of 8 bytes.
-
-    Larger pieces of memory come fresh from the system each time, and its page faults take longer than the arithmetic.
-    """
-    step = max(1, 15_000 // max(1, count))
-    return [slice(start, min(count, start + step)) for start in range(0, count, step)]
 
 
 def areas(boxes: Boxes) -> NDArray[np.float64]:
@@ -121,17 +105,22 @@ def areas(boxes: Boxes) -> NDArray[np.float64]:
     return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
-def _near(boxes: Boxes, reach: float) -> NDArray[np.bool_]:
-    """Whether the centres of two boxes are at most so many px apart: n x n."""
-    x, y = ((boxes[:, axis] + boxes[:, axis + 2]) / 2 for axis in (0, 1))
-    near = np.empty((len(boxes), len(boxes)), dtype=bool)
-    for rows in row_blocks(len(boxes)):
-        across, down = np.subtract.outer(x[rows], x), np.subtract.outer(y[rows], y)
-        across *= across
-        down *= down
-        across += down
-        np.less_equal(across, reach * reach, out=near[rows])
-    return near
+def _met(begins: NDArray[np.float64], ends: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of intervals, given in the order of their beginnings, of which the later one begins before the other's end."""
+    following = np.arange(1, len(begins) + 1)
+    met = np.maximum(np.searchsorted(begins, ends) - following, 0)
+    one = np.repeat(following - 1, met)
+    return one, np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met) + one + 1
+
+
+def _near(boxes: Boxes, reach: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of boxes whose centres are at most so many px apart; a sweep from left to right, as in `overlapping`."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    order = np.argsort(centres[:, 0], kind="stable")
+    x, y = centres[order].T
+    one, other = _met(x, np.nextafter(x + reach, np.inf))
+    near = (x[one] - x[other]) ** 2 + (y[one] - y[other]) ** 2 <= reach * reach
+    return order[one[near]], order[other[near]]
 
 
 def union_box(boxes: Boxes) -> tuple[float, float, float, float]:

@@ -39,7 +39,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from dangerous_driving.detection.grouping import Boxes, areas, overlapping, row_blocks, union_box
+from dangerous_driving.detection.grouping import Boxes, areas, overlapping, union_box
 
 GROWTH_WEIGHT = 0.5
 MIX_WEIGHT = 0.1
@@ -78,6 +78,9 @@ WEIGHTS = np.array(
 _LOG_WEIGHTS = np.log2(WEIGHTS)
 _ONE_OF = np.eye(len(Kind))
 
+#: Numbers of 8 bytes in a block of a table of pairs.
+BLOCK = 10_000
+
 #: Kinds that mix: persons, two-wheelers, cars, heavy vehicles.
 _MIXING = np.array([0, 1, 1, 2, 3])
 _MIXABLE = 4
@@ -112,14 +115,30 @@ def priority_of(group: RoadUsers, previous: RoadUsers | None = None) -> float:
     Returns:
         0 (look at it last) to 1 (first), by the formula above.
     """
-    nearest = _nearest(group)
-    growth = 0.0
-    if previous is not None:
-        growth = max(
-            0.0, _overlap(group.boxes) - _overlap(previous.boxes[_at_the_place_of(group.boxes, previous.boxes)])
-        )
-    mix = (len(set(_MIXING[group.kinds].tolist())) - 1) / (_MIXABLE - 1)
-    return 1 - (1 - nearest) * (1 - GROWTH_WEIGHT * growth) * (1 - MIX_WEIGHT * mix)
+    return priorities(group, [np.arange(len(group))], previous)[0]
+
+
+def priorities(users: RoadUsers, groups: Sequence[NDArray[np.intp]], previous: RoadUsers | None = None) -> list[float]:
+    """Priority of each group of a frame; see `priority_of`.
+
+    Args:
+        users: everybody in the frame.
+        groups: indices of the members of each (at least two); nobody is in two.
+        previous: all objects of the same camera's frame before, if there was one.
+    """
+    now = _Overlaps.of(users.boxes) if previous is not None else None
+    before = _Overlaps.of(previous.boxes) if previous is not None else None
+    found = []
+    for members in groups:
+        group = users[members]
+        growth = 0.0
+        if previous is not None and now is not None and before is not None:
+            of_group = np.zeros(len(users), dtype=bool)
+            of_group[members] = True
+            growth = max(0.0, now.largest(of_group) - before.largest(_at_the_place_of(group.boxes, previous.boxes)))
+        mix = (len(set(_MIXING[group.kinds].tolist())) - 1) / (_MIXABLE - 1)
+        found.append(1 - (1 - _nearest(group)) * (1 - GROWTH_WEIGHT * growth) * (1 - MIX_WEIGHT * mix))
+    return found
 
 
 def _nearest(group: RoadUsers) -> float:
@@ -130,28 +149,43 @@ def _nearest(group: RoadUsers) -> float:
     kinds = _ONE_OF[group.kinds]
     weights = _LOG_WEIGHTS @ kinds.T
     best = -np.inf
-    for rows in row_blocks(len(group)):
-        across, down = np.subtract.outer(x[rows], x), np.subtract.outer(y[rows], y)
+    # rows in blocks, each from its first row's column on (the rest is symmetric): pieces of less than 128 KiB, since
+    # larger ones come fresh from the system each time, and its page faults take longer than the arithmetic
+    step = max(1, BLOCK // len(group))
+    for start in range(0, len(group), step):
+        rows = slice(start, start + step)
+        across, down = np.subtract.outer(x[rows], x[start:]), np.subtract.outer(y[rows], y[start:])
         across *= across
         down *= down
         across += down
-        scale = np.add.outer(halves[rows], halves)
+        scale = np.add.outer(halves[rows], halves[start:])
         scale *= scale
         # boxes without extent are infinitely far apart in their own terms
         across /= np.maximum(scale, 1e-9, out=scale)
-        exponents = np.subtract(kinds[rows] @ weights, across, out=across)
-        np.fill_diagonal(exponents[:, rows], -np.inf)
+        exponents = np.subtract(kinds[rows] @ weights[:, start:], across, out=across)
+        np.fill_diagonal(exponents, -np.inf)
         best = max(best, float(exponents.max()))
     return float(np.exp2(best))
 
 
-def _overlap(boxes: Boxes) -> float:
-    """Largest share of its smaller box that a pair has in common, 0 without a pair."""
-    first, second, shared = overlapping(boxes)
-    if not first.size:
-        return 0.0
-    sizes = np.maximum(areas(boxes), 1e-9)
-    return min(1.0, float((shared / np.minimum(sizes[first], sizes[second])).max()))
+@dataclass(frozen=True, slots=True)
+class _Overlaps:
+    """Pairs of boxes that overlap, and the share of its smaller box that each has in common."""
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    shares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, boxes: Boxes) -> _Overlaps:
+        first, second, shared = overlapping(boxes)
+        sizes = np.maximum(areas(boxes), 1e-9)
+        return cls(first, second, shared / np.minimum(sizes[first], sizes[second]))
+
+    def largest(self, among: NDArray[np.bool_]) -> float:
+        """Of the pairs of which both are among these; 0 without one."""
+        shares = self.shares[among[self.first] & among[self.second]]
+        return min(1.0, float(shares.max())) if shares.size else 0.0
 
 
 def _at_the_place_of(group: Boxes, others: Boxes) -> NDArray[np.bool_]:

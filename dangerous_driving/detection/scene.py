@@ -11,7 +11,7 @@ from dangerous_driving.camera.frame import Frame
 from dangerous_driving.contracts import DetectedObject, DetectionMetadata, DetectionResult, TrafficGroup, message_id_of
 from dangerous_driving.detection.engine import Detection
 from dangerous_driving.detection.grouping import Boxes, as_boxes, group_boxes, union_box, without_doubles
-from dangerous_driving.detection.priority import RoadUsers, priority_of
+from dangerous_driving.detection.priority import RoadUsers, priorities
 from dangerous_driving.detection.regions import counted
 from dangerous_driving.detection.riders import riders
 from dangerous_driving.settings import CameraSpec, DetectionSettings
@@ -94,7 +94,8 @@ def scene_of(
     users = everything[own]
     distance = (camera and camera.group_distance) or settings.group_distance
     groups = []
-    for members in group_boxes(users.boxes, width, distance):
+    clusters = group_boxes(users.boxes, width, distance)
+    for members, priority in zip(clusters, priorities(users, clusters, previous), strict=True):
         indices = own[members].tolist()
         shown = [*indices, *(rider for index in indices for rider in ridden_by.get(index, ()))]
         groups.append(
@@ -102,7 +103,7 @@ def scene_of(
                 object_count=len(members),
                 bbox=union_box(everything.boxes[shown]),
                 classes=tuple(sorted({objects[index].class_name for index in indices})),
-                priority=round(priority_of(users[members], previous), 4),
+                priority=round(priority, 4),
             )
         )
     groups.sort(key=lambda group: (-group.priority, group.bbox[1], group.bbox[0]))

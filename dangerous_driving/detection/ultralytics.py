@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 class UltralyticsEngine:
     """YOLO through its own library, which picks the device: a GPU (in half precision) if there is one, else the CPU.
+
+    With ``detection.tracker`` each camera has a tracker of its own, which numbers what it can follow from 1 on. Trackers
+    match by overlap from frame to frame: they need frame intervals in which a road user moves by less than its own size.
 
     Raises:
         ConfigError: the extra is not installed, or ultralytics does not load the weights as a detector.
@@ -55,15 +58,18 @@ class UltralyticsEngine:
             "iou": settings.iou,
             "max_det": settings.max_detections,
             "classes": sorted(self._classes),
-            "half": bool(torch.cuda.is_available()) and settings.device != "cpu",
-            # square input: exported weights with a named batch axis would be taken for free in height and width too
-            "rect": False,
+            # exported weights with a named batch axis would be taken for free in height and width too: square input there
+            "rect": weights.suffix == ".pt",
             "verbose": False,
         }
+        if torch.cuda.is_available() and settings.device != "cpu":
+            self._options["quantize"] = 16
         if settings.device is not None:
             self._options["device"] = settings.device
         if settings.input_size is not None:
             self._options["imgsz"] = settings.input_size
+        self._trackers: dict[str, tuple[tuple[int, ...], Any]] = {}  # by camera: frame size, tracker
+        self._new_tracker = _tracker_factory(settings.tracker) if settings.tracker != "none" else None
         torch.set_num_threads(settings.threads)
         log.info("weights_loaded", model=self._name, classes=sorted(self._classes.values()))
 
@@ -75,7 +81,7 @@ class UltralyticsEngine:
     def detect(
         self,
         images: Sequence[Image],
-        camera_ids: Sequence[str] = (),  # noqa: ARG002  # trackers follow
+        camera_ids: Sequence[str] = (),
     ) -> list[list[Detection]]:
         """See `Engine.detect`."""
         if not images:
@@ -84,13 +90,40 @@ class UltralyticsEngine:
             results = self._model.predict(list(images), **self._options)
         except (RuntimeError, ValueError) as error:  # torch's, and those of the exported formats' runtimes
             raise InferenceError(f"{self._name} failed on {len(images)} picture(s): {error}") from error
-        return [self._detections(result.boxes) for result in results]
+        cameras: Sequence[str | None] = camera_ids or [None] * len(images)
+        return [
+            self._detections(result.boxes, self._followed(camera_id, image, result.boxes))
+            for camera_id, image, result in zip(cameras, images, results, strict=True)
+        ]
 
-    def _detections(self, boxes: Any) -> list[Detection]:
+    def _followed(self, camera_id: str | None, image: Image, boxes: Any) -> dict[int, int]:
+        """Number of each box that its camera's tracker knows, by its index."""
+        if self._new_tracker is None or camera_id is None:
+            return {}
+        size, tracker = self._trackers.get(camera_id, (image.shape, None))
+        if tracker is None or size != image.shape:
+            tracker = self._new_tracker()
+            self._trackers[camera_id] = image.shape, tracker
+        # rows end with: number, confidence, class, index of the box
+        return {int(row[-1]): int(row[-4]) for row in tracker.update(boxes.cpu().numpy(), image)}
+
+    def _detections(self, boxes: Any, tracks: Mapping[int, int]) -> list[Detection]:
         corners, confidences, classes = (part.cpu().tolist() for part in (boxes.xyxy, boxes.conf, boxes.cls))
         found = [
-            Detection(self._classes[int(index)], min(1.0, float(confidence)), (x1, y1, x2, y2))
-            for (x1, y1, x2, y2), confidence, index in zip(corners, confidences, classes, strict=True)
+            Detection(self._classes[int(index)], min(1.0, float(confidence)), (x1, y1, x2, y2), tracks.get(number))
+            for number, ((x1, y1, x2, y2), confidence, index) in enumerate(
+                zip(corners, confidences, classes, strict=True)
+            )
             if x2 > x1 and y2 > y1
         ]
         return sorted(found, key=lambda detection: -detection.confidence)
+
+
+def _tracker_factory(name: str) -> Callable[[], Any]:
+    """Makes trackers as ultralytics' own settings of that name have them."""
+    from ultralytics.trackers.track import TRACKER_MAP
+    from ultralytics.utils import YAML, IterableSimpleNamespace
+    from ultralytics.utils.checks import check_yaml
+
+    options = IterableSimpleNamespace(**YAML.load(check_yaml(f"{name}.yaml")))
+    return lambda: TRACKER_MAP[name](args=options)

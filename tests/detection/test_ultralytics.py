@@ -73,8 +73,9 @@ def test_detections_are_converted_the_most_confident_first(tmp_path: Path) -> No
     assert engine.detect([image, image]) == [expected, expected]
     assert engine.detect([]) == []
     assert engine.model_name == "yolo11n"
-    used = {name: FakeYolo.options[name] for name in ("conf", "iou", "classes", "imgsz", "half", "max_det")}
-    assert used == {"conf": 0.4, "iou": 0.6, "classes": [0, 2], "imgsz": 320, "half": False, "max_det": 200}
+    used = {name: FakeYolo.options[name] for name in ("conf", "iou", "classes", "imgsz", "max_det")}
+    assert used == {"conf": 0.4, "iou": 0.6, "classes": [0, 2], "imgsz": 320, "max_det": 200}
+    assert "quantize" not in FakeYolo.options
 
 
 @pytest.mark.usefixtures("_installed")
@@ -100,4 +101,16 @@ def test_without_the_extra_the_remedy_names_it(tmp_path: Path, monkeypatch: pyte
 def test_the_device_is_the_one_that_is_set(tmp_path: Path) -> None:
     open_engine(settings(tmp_path / "yolo.pt", device="cpu")).detect([np.zeros((48, 64, 3), np.uint8)])
     assert FakeYolo.options["device"] == "cpu"
-    assert FakeYolo.options["half"] is False
+    assert "quantize" not in FakeYolo.options
+
+
+def test_a_tracker_needs_the_engine_that_has_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"detection\.tracker"):
+        open_engine(settings(tmp_path / "yolo.pt", tracker="bytetrack").model_copy(update={"engine": "cpu"}))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_gpu_works_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["torch"], "cuda", SimpleNamespace(is_available=lambda: True))
+    open_engine(settings(tmp_path / "yolo.pt")).detect([np.zeros((48, 64, 3), np.uint8)])
+    assert FakeYolo.options["quantize"] == 16
