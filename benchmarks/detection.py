@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from benchmarks.figures import Figure, tell
 from dangerous_driving.camera.frame import Image
+from dangerous_driving.detection.agreement import f1_of
 from dangerous_driving.detection.cpu import CpuEngine, letterbox_of
 from dangerous_driving.detection.delivery import ResultDelivery
 from dangerous_driving.detection.engine import Detection
@@ -36,40 +37,11 @@ from dangerous_driving.simulation import OWN_WEIGHTS
 from dangerous_driving.simulation.scenes import Light, Scenario, Scene, SceneSpec
 
 SIZES = (320, 416, 512, 640)
-Found = list[list[tuple[str, tuple[float, ...]]]]
+Found = list[list[Detection]]
 
 
 def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-def iou(first: Sequence[float], second: Sequence[float]) -> float:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared)
-
-
-def f1(found: Found, truth: Found, least: float = 0.5) -> float:
-    """Boxes of the same class and IoU of at least so much, each matched once, the most confident first."""
-    hits = total = 0
-    for these, those in zip(found, truth, strict=True):
-        left = list(those)
-        for name, box in these:
-            best = max(
-                (other for other in left if other[0] == name), key=lambda other: iou(box, other[1]), default=None
-            )
-            if best is not None and iou(box, best[1]) >= least:
-                left.remove(best)
-                hits += 1
-        total += len(these) + len(those)
-    return 2 * hits / total if total else 1.0
-
-
-def plain(found: list[list[Detection]]) -> Found:
-    return [[(thing.class_name, thing.bbox) for thing in things] for things in found]
 
 
 def simulated_pictures(count: int) -> list[Image]:
@@ -123,8 +95,11 @@ class Loop:
         wanted = set(DetectionSettings().classes)
         found: Found = []
         for boxes, classes, _ in said["found"]:
-            named = [(said["names"][str(int(kind))], tuple(box)) for box, kind in zip(boxes, classes, strict=True)]
-            found.append([item for item in named if item[0] in wanted])
+            named = [
+                Detection(said["names"][str(int(kind))], 0.0, tuple(box))
+                for box, kind in zip(boxes, classes, strict=True)
+            ]
+            found.append([thing for thing in named if thing.class_name in wanted])
         return said["seconds"], found
 
     def close(self) -> None:
@@ -151,7 +126,7 @@ def against_the_loop(
         theirs.append(len(pictures) / seconds)
     loop.close()
     value, baseline = statistics.median(ours), statistics.median(theirs)
-    agreement = f1(plain(found), truth)
+    agreement = f1_of(found, truth)
     return [
         Figure(f"{name}: cpu engine against ultralytics loop, {size} px", value, "frames/s", baseline, value / baseline, ">= 3", value >= 3 * baseline),
         Figure(f"{name}: F1 of its boxes", agreement, "", target=">= 0.97", met=agreement >= 0.97),
@@ -181,11 +156,11 @@ RUNTIMES = {"onnxruntime": onnxruntime_of, "openvino": openvino_of}
 def runtimes(pictures: list[Image], repeats: int) -> list[Figure]:
     """(b) ms per picture of each runtime and input size, our own weights (their axes are free); answers compared."""
     figures = []
-    truth = plain(CpuEngine(DetectionSettings(weights=OWN_WEIGHTS, input_size=640)).detect(pictures))
+    truth = CpuEngine(DetectionSettings(weights=OWN_WEIGHTS, input_size=640)).detect(pictures)
     for size in SIZES:
         say(f"runtimes at {size} px")
         engine = CpuEngine(DetectionSettings(weights=OWN_WEIGHTS, input_size=size))
-        score = f1(plain(engine.detect(pictures)), truth)
+        score = f1_of(engine.detect(pictures), truth)
         box = letterbox_of(1280, 720, size, size)
         batch = np.random.default_rng(0).random((1, 3, -(-box.height // 32) * 32, size), dtype=np.float32)
         runs: dict[str, Callable[[np.ndarray], np.ndarray]] = {}

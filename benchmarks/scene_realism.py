@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dangerous_driving.detection.agreement import iou
 from dangerous_driving.detection.cpu import CpuEngine
 from dangerous_driving.detection.engine import Detection
 from dangerous_driving.settings import DetectionSettings
@@ -19,20 +20,10 @@ from dangerous_driving.simulation.scenes import Light, Scenario, Scene, SceneFra
 
 CONFIDENCE = 0.25
 MATCH = 0.5  # IoU
-LEAST_HEIGHT, LEAST_VISIBLE = 20.0, 0.5
+LEAST_HEIGHT, LEAST_VISIBLE = 30.0, 0.5  # px, share; see MIN_HEIGHT of the scenes
 
 #: COCO calls a van a car or a truck, as it comes.
 ALIKE = {"car": {"car", "truck"}, "truck": {"car", "truck", "bus"}, "bus": {"bus", "truck"}}
-
-
-def iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
-    return shared / (areas - shared)
 
 
 def found_in(frame: SceneFrame, detections: list[Detection]) -> list[tuple[str, bool, bool]]:

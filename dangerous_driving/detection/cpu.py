@@ -141,14 +141,9 @@ class CpuEngine:
 
     def _detect_batch(self, images: Sequence[Image], width: int, height: int) -> list[list[Detection]]:
         layout = self.layout
-        boxes = [letterbox_of(image.shape[1], image.shape[0], width, height) for image in images]
-        # weights with a fixed batch above one are fed in full; what the spare places find is not looked at
-        places = layout.batch or len(images)
-        batch = np.full((places, 3, height, width), PADDING / 255, dtype=np.float32)
-        for picture, image, box in zip(batch, images, boxes, strict=False):
-            _fill(picture, image, box)
+        batch, boxes = self._batch(images, width, height)
         try:
-            (output,) = self._session.run(None, {layout.input_name: batch.astype(np.float16) if layout.half else batch})
+            (output,) = self._session.run(None, {layout.input_name: batch})
         except _ORT_ERRORS as error:
             raise InferenceError(f"{self._name} failed on {len(images)} picture(s): {error}") from error
         read = self._read_end_to_end if layout.end_to_end else self._read_raw
@@ -156,6 +151,20 @@ class CpuEngine:
             self._detections(*read(np.asarray(answer, dtype=np.float32)), box, image)
             for answer, box, image in zip(output, boxes, images, strict=False)
         ]
+
+    def input_of(self, image: Image) -> NDArray[np.floating]:
+        """What the network is fed for one picture: batch x 3 x height x width."""
+        return self._batch([image], *self._input_of(image))[0]
+
+    def _batch(self, images: Sequence[Image], width: int, height: int) -> tuple[NDArray[np.floating], list[Letterbox]]:
+        layout = self.layout
+        boxes = [letterbox_of(image.shape[1], image.shape[0], width, height) for image in images]
+        # weights with a fixed batch above one are fed in full; what the spare places find is not looked at
+        places = layout.batch or len(images)
+        batch = np.full((places, 3, height, width), PADDING / 255, dtype=np.float32)
+        for picture, image, box in zip(batch, images, boxes, strict=False):
+            _fill(picture, image, box)
+        return (batch.astype(np.float16) if layout.half else batch), boxes
 
     def _read_raw(self, answer: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
         """Corners in input pixels (n x 4), confidences and classes of what is left of (4 + classes) x n."""

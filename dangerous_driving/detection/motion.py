@@ -11,7 +11,10 @@ from dangerous_driving.camera.frame import Image
 #: Cells of the reduced picture. At 1280 px width one is 13 px wide: a person 50 m away covers several.
 CELLS = (96, 54)
 
-#: Grey levels a cell must differ by. The mean of 13 x 13 px with a sensor noise of 5 levels varies by 0.4, compression by
+#: Pixels of a cell's side that are looked at, at least (where the picture has them).
+SAMPLES = 6
+
+#: Grey levels a cell must differ by. The mean of 6 x 6 px with a sensor noise of 5 levels varies by 0.8, compression by
 #: 1 to 2; a road user differs from the road by tens.
 DIFFERENCE = 7
 
@@ -33,9 +36,10 @@ class MotionGate:
 
     def passes(self, image: Image, now: float) -> bool:
         """Whether to look at a picture (height x width x 3) at a time in s of one monotonic clock."""
-        cells = cv2.cvtColor(cv2.resize(image, CELLS, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY).astype(
-            np.int16
-        )
+        # a few pixels of each cell tell its mean well enough, at a tenth of the cost of all
+        step = max(1, image.shape[1] // (CELLS[0] * SAMPLES), image.shape[0] // (CELLS[1] * SAMPLES))
+        few = np.ascontiguousarray(image[::step, ::step])
+        cells = cv2.cvtColor(cv2.resize(few, CELLS, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY).astype(np.int16)
         before = self._passed
         if before is not None and now - self._passed_at < self.max_gap:
             change = cells - before

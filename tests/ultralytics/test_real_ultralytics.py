@@ -148,6 +148,32 @@ def test_weights_that_are_none_and_devices_that_are_not_there_are_refused(tmp_pa
         open_engine(DetectionSettings(engine="ultralytics", weights=broken))
 
 
+def test_int8_weights_are_smaller_and_find_nearly_the_same(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, picture in enumerate(simulated(5)):
+        cv2.imwrite(str(pictures / f"{number}.png"), picture)
+    out = tmp_path / "int8.onnx"
+    said = CliRunner().invoke(
+        app, ["weights", "quantize", str(OWN_WEIGHTS), "--pictures", str(pictures), "--out", str(out)]
+    )
+    assert said.exit_code == 0, said.output
+    agreement = float(said.output.split("F1 ")[1].split()[0])
+    assert agreement > 0.85
+    assert agreement < 1.0  # a copy of the fp32 file would be no int8
+    assert out.stat().st_size < 0.5 * OWN_WEIGHTS.stat().st_size
+    assert "AGPL-3.0" in said.output  # what the file says of itself stays
+    assert (
+        CpuEngine(DetectionSettings(weights=out)).classes == CpuEngine(DetectionSettings(weights=OWN_WEIGHTS)).classes
+    )
+
+
+def test_too_few_pictures_make_no_int8_weights(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "one.png"), simulated(1)[0])
+    with pytest.raises(ConfigError, match="too few"):
+        app(["weights", "quantize", str(OWN_WEIGHTS), "--pictures", str(tmp_path)], standalone_mode=False)
+
+
 def test_a_tracker_numbers_each_camera_for_itself() -> None:
     scenes = [Scene(SceneSpec(Scenario.QUEUE, seed=seed, fps=10)) for seed in (61_000, 61_001)]
     engine = open_engine(
