@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,8 +45,8 @@ def _opened(config: Path | None) -> Iterator[tuple[Settings, Engine]]:
         engine.dispose()
 
 
-def camera_spec(camera_id: str, source: str, name: str, fields: list[str]) -> CameraSpec:
-    """A camera as written on the command line.
+def camera_spec(camera_id: str, *, fields: list[str], before: Mapping[str, Any]) -> CameraSpec:
+    """A camera as written on the command line: what was there before, changed by FIELD=YAML.
 
     Raises:
         ConfigError: a field is unknown or out of range; names it.
@@ -55,7 +55,7 @@ def camera_spec(camera_id: str, source: str, name: str, fields: list[str]) -> Ca
 
     from dangerous_driving.settings import CameraSpec
 
-    values: dict[str, Any] = {"id": camera_id, "source": source, "name": name}
+    values: dict[str, Any] = {**before, "id": camera_id}
     for field in fields:
         key, equals, text = field.partition("=")
         if not equals:
@@ -81,7 +81,7 @@ def list_cameras(config: ConfigOption = None) -> None:
     from dangerous_driving.ledger.database import transaction
     from dangerous_driving.ledger.tables import Camera
 
-    with _opened(config) as (_, engine), transaction(engine) as connection:
+    with _opened(config) as (settings, engine), transaction(engine) as connection:
         rows = connection.execute(
             select(
                 Camera.id, Camera.name, Camera.kind, Camera.source, Camera.status, Camera.status_reason, Camera.enabled,
@@ -89,9 +89,11 @@ def list_cameras(config: ConfigOption = None) -> None:
             ).order_by(Camera.id)
         ).all()  # fmt: skip
     table = Table("id", "name", "kind", "source", "state", "kept in")
+    of_settings = {camera.id for camera in settings.camera.cameras}
     for camera_id, name, kind, source, status, reason, enabled, in_table in rows:
+        kept_in = "table" if in_table else "settings" if camera_id in of_settings else "nowhere (was removed)"
         state = status + (f" ({reason})" if reason else "") if enabled else "disabled"
-        table.add_row(camera_id, name, kind, source, state, "table" if in_table else "settings")
+        table.add_row(camera_id, name, kind, source, state, kept_in)
     out.print(table)
 
 
@@ -108,10 +110,25 @@ def add(
     """Add a camera to the table, or change it there. Running detection services take it up within camera.refresh s."""
     from dangerous_driving.ledger.cameras import put_camera
 
-    spec = camera_spec(camera_id, source, name, fields or [])
+    spec = camera_spec(camera_id, fields=fields or [], before={"source": source, "name": name})
     with _opened(config) as (settings, engine):
         put_camera(engine, spec, frame_interval=settings.camera.frame_interval)
     out.print(f"camera {spec.id} is in the table: {spec.shown_source}", highlight=False)
+
+
+@app.command("set")
+def set_(
+    camera_id: CameraArgument,
+    fields: Annotated[list[str], typer.Argument(help="FIELD=YAML, such as frame_interval=0.5 or name='North gate'.")],
+    config: ConfigOption = None,
+) -> None:
+    """Change some fields of a camera of the table; the others stay."""
+    from dangerous_driving.ledger.cameras import kept_values, put_camera
+
+    with _opened(config) as (settings, engine):
+        spec = camera_spec(camera_id, fields=fields, before=kept_values(engine, camera_id))
+        put_camera(engine, spec, frame_interval=settings.camera.frame_interval, enable=False)
+    out.print(f"camera {spec.id} is changed: {', '.join(field.partition('=')[0] for field in fields)}", highlight=False)
 
 
 @app.command()

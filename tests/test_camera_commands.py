@@ -39,12 +39,18 @@ def test_a_camera_is_added_changed_listed_disabled_and_removed(ledger: Engine) -
     listed = cameras("list").stdout
     assert "gate" in listed
     assert "rtsp://camera/2" in listed
+    assert cameras("set", "gate", "frame_interval=2", "name=South gate").exit_code == 0
+    (camera,) = table_cameras(ledger)
+    assert (camera.frame_interval, camera.name, camera.privacy.heads) == (2.0, "South gate", True)
     assert cameras("disable", "gate").exit_code == 0
     assert "disabled" in cameras("list").stdout
     assert table_cameras(ledger) == ()
+    assert cameras("set", "gate", "frame_interval=3").exit_code == 0
+    assert table_cameras(ledger) == ()  # still disabled
     assert cameras("enable", "gate").exit_code == 0
     assert cameras("remove", "gate").exit_code == 0
     assert table_cameras(ledger) == ()
+    assert "removed" in cameras("list").stdout
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,7 @@ def test_a_camera_is_added_changed_listed_disabled_and_removed(ledger: Engine) -
         (["add", "a", "0", "--set", "frame_interval"], "FIELD=VALUE"),
         (["add", "a", "rtsp://user:hunter2@camera"], "password"),
         (["remove", "nobody"], "nobody"),
+        (["set", "nobody", "name=x"], "nobody"),
         (["check", "simulated:nonsense"], "nonsense"),
         (["check", "nowhere.mp4"], "nowhere.mp4"),
     ],

@@ -60,13 +60,14 @@ def set_camera_status(engine: Engine, camera_id: str, status: str, reason: str, 
         )
 
 
-def put_camera(engine: Engine, spec: CameraSpec, *, frame_interval: float) -> None:
+def put_camera(engine: Engine, spec: CameraSpec, *, frame_interval: float, enable: bool = True) -> None:
     """Add a camera, or change it.
 
     Args:
         engine: the ledger.
         spec: the camera.
         frame_interval: s, of cameras that have none of their own.
+        enable: switch it on; else a camera that is there stays on or off.
 
     Raises:
         ConfigError: the source holds a password.
@@ -79,12 +80,27 @@ def put_camera(engine: Engine, spec: CameraSpec, *, frame_interval: float) -> No
         "source": spec.shown_source,
         "frame_interval": spec.frame_interval or frame_interval,
         "spec": spec.model_dump(mode="json") | {"source": spec.source.get_secret_value()},
-        "enabled": True,
     }
+    if enable:
+        values["enabled"] = True
     with transaction(engine) as connection:
         connection.execute(
             insert(Camera).values(id=spec.id, **values).on_conflict_do_update(index_elements=["id"], set_=values)
         )
+
+
+def kept_values(engine: Engine, camera_id: str) -> dict[str, Any]:
+    """The fields of a camera of the table, as they were put.
+
+    Raises:
+        ConfigError: the table has no such camera.
+        LedgerError: the database is away.
+    """
+    with transaction(engine) as connection:
+        values = connection.execute(select(Camera.spec).where(Camera.id == camera_id)).scalar()
+    if not isinstance(values, dict):
+        raise _no_such_camera(camera_id)
+    return dict(values)
 
 
 def set_enabled(engine: Engine, camera_id: str, enabled: bool) -> None:  # what it is set to
@@ -152,8 +168,12 @@ def _change(engine: Engine, camera_id: str, **values: Any) -> None:
     with transaction(engine) as connection:
         changed = connection.execute(statement.returning(Camera.id)).all()
     if not changed:
-        raise ConfigError(
-            "camera",
-            f"the table has no camera {camera_id}",
-            "see: dangerous-driving cameras list (others are in the settings)",
-        )
+        raise _no_such_camera(camera_id)
+
+
+def _no_such_camera(camera_id: str) -> ConfigError:
+    return ConfigError(
+        "camera",
+        f"the table has no camera {camera_id}",
+        "see: dangerous-driving cameras list (others are in the settings)",
+    )

@@ -16,6 +16,9 @@ from itertools import combinations
 from math import hypot, sqrt
 from typing import Any
 
+from dangerous_driving.detection.grouping import as_boxes
+from dangerous_driving.detection.riders import riders
+
 #: Every description begins with it, so that no reader can take an answer for a judgement.
 MARK = "[simulated]"
 
@@ -75,6 +78,7 @@ def answer_to(messages: Sequence[Any], *, seed: int = 0) -> str:
     if users is None:
         return _json("none", 0.5, [], "There is no geometry in the prompt, so nothing can be judged.", [], 0)
     chance = random.Random(_digest(users, seed))  # noqa: S311  # repeatable is the point
+    users = _without_riders(users)
     finding = max((_judge(first, second) for first, second in combinations(users, 2)), key=_by_score, default=None)
     if finding is None:
         return _json("none", 0.9, [], "There is at most one road user.", [], 0)
@@ -85,6 +89,13 @@ def answer_to(messages: Sequence[Any], *, seed: int = 0) -> str:
         return _json(level, confidence, [], "Ordinary traffic with room between the road users.", [], 0)
     ids = sorted(user.object_id for user in finding.pair)
     return _json(level, confidence, [_type_at(level, finding.risk_type)], finding.words, ids, len(ids))
+
+
+def _without_riders(users: Sequence[RoadUser]) -> list[RoadUser]:
+    """A rider and his two-wheeler are one road user."""
+    boxes = as_boxes([(user.x1, user.y1, user.x2, user.y2) for user in users])
+    riding = riders(boxes, [user.class_name for user in users])
+    return [user for number, user in enumerate(users) if number not in riding]
 
 
 def garbage(chance: random.Random) -> str:
@@ -135,7 +146,7 @@ def _judge(first: RoadUser, second: RoadUser) -> Finding:
             "A person is close to a vehicle and may step into its way.",
         )
     if persons:
-        # next to each other, or a rider on the own machine
+        # next to each other
         return Finding(0.3 * close * ground, (first, second), "pedestrian_conflict", "People share little room.")
     if kinds & TWO_WHEELERS and kinds & (VEHICLES - TWO_WHEELERS):
         words = "A vehicle passes a two-wheeler with little room."

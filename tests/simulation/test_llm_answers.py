@@ -53,6 +53,15 @@ def test_a_person_behind_the_vehicle_as_perspective_shows_it_is_in_no_conflict()
     assert level(("car", CAR), ("person", (210, 60, 220, 105))) is RiskLevel.NONE
 
 
+def test_a_rider_is_no_person_in_conflict_with_the_car_beside() -> None:
+    machine, rider = (330, 150, 400, 230), (340, 100, 390, 210)
+    alone = answer_to(messages(("car", CAR), ("motorcycle", machine)))
+    ridden = parse_answer(answer_to(messages(("car", CAR), ("motorcycle", machine), ("person", rider))), {1, 2, 3})
+    assert "pedestrian_conflict" not in ridden.risk_types
+    assert 3 not in ridden.trigger_object_ids
+    assert abs(ridden.risk_level.rank - parse_answer(alone, {1, 2}).risk_level.rank) <= 1  # but for the noise
+
+
 def test_vehicles_with_room_are_ordinary_and_overlapping_ones_are_not() -> None:
     assert level(("car", CAR), ("car", (450, 100, 650, 220))) is RiskLevel.NONE
     close = parse_answer(answer_to(messages(("car", CAR), ("truck", (190, 104, 400, 224)))), {1, 2})
