@@ -63,14 +63,14 @@ def _ordinary(cast: Cast, *, dense: bool, junction: bool) -> None:
                 path = along_lane(
                     road.lane(direction, number) + random.normal(0, 0.15), direction, place, laps * LAP_SPEED
                 )
-                if random.random() < 0.16:
+                if random.random() < 0.24:
                     cast.two_wheeler(path, kind="motorcycle", direction=direction)
                 else:
                     cast.vehicle(path, direction=direction)
                 place += float(random.uniform(15, 60))
     for side in (1, -1):
-        for _ in range(int(random.integers(0, 3))):
-            edge = side * (road.half - 0.7)
+        for _ in range(int(random.integers(0, 4))):
+            edge = side * (road.half - random.uniform(0.4, 0.55))
             cast.two_wheeler(
                 along_lane(edge, side, float(random.uniform(0, LENGTH)), 2 * LAP_SPEED / 2),
                 kind="bicycle",

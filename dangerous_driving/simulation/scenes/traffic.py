@@ -23,6 +23,8 @@ LAP_SPEED = LENGTH / PERIOD
 
 PEDESTRIAN_RANGE = (5.0, 61.0)
 
+TWO_WHEELERS = frozenset({"bicycle", "motorcycle"})
+
 
 @dataclass(frozen=True, slots=True)
 class Pose:
@@ -250,6 +252,9 @@ def _clash(actor: Actor, track: list[Pose | None], other: Actor, other_track: li
     walkers = actor.class_name == "person" and other.class_name == "person"
     along = 0.7 if walkers else actor.half_length + other.half_length + 1.2
     across = 0.5 if walkers else 1.9
+    if actor.shape and other.shape and TWO_WHEELERS & {actor.class_name, other.class_name}:
+        # a car passes a bicycle at the kerb within its lane
+        across = actor.shape.half_width + other.shape.half_width + 0.05
     for mine, theirs in zip(track, other_track, strict=True):
         if mine is None or theirs is None:
             continue
