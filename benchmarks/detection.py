@@ -1,6 +1,7 @@
 """What detection costs, and how well its engines agree, side by side in one run.
 
-python -m benchmarks.detection [--quick] [--weights yolov8n.onnx --clips FOLDER] [--ultralytics-python PATH]
+python -m benchmarks.detection [--quick] [--weights yolov8n.onnx --clips FOLDER [--tflite yolov8n_int8.tflite]]
+                               [--ultralytics-python PATH]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -29,7 +31,9 @@ from dangerous_driving.detection.delivery import ResultDelivery
 from dangerous_driving.detection.engine import Detection
 from dangerous_driving.detection.grouping import group_boxes
 from dangerous_driving.detection.priority import RoadUsers, priorities
+from dangerous_driving.detection.quantize import quantize_onnx
 from dangerous_driving.detection.service import DetectionService
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.metrics import FRAMES_DETECTED, FRAMES_SKIPPED
 from dangerous_driving.settings import CameraSettings, CameraSpec, DetectionSettings, ObjectsSettings
@@ -150,7 +154,89 @@ def openvino_of(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda batch: np.asarray(model(batch)[0])
 
 
+def litert_of(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Of a .tflite file as ultralytics exports it: pictures last axis colour, boxes in shares of the input's side."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(weights), num_threads=2)
+    interpreter.allocate_tensors()
+    into, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        answers = []
+        for picture in batch:
+            interpreter.set_tensor(into, np.ascontiguousarray(picture.transpose(1, 2, 0))[None])
+            interpreter.invoke()
+            answer = np.array(interpreter.get_tensor(out)[0])
+            answer[:4] *= batch.shape[-1]
+            answers.append(answer)
+        return np.stack(answers)
+
+    return run
+
+
 RUNTIMES = {"onnxruntime": onnxruntime_of, "openvino": openvino_of}
+
+
+class OtherRuntime(CpuEngine):
+    """The cpu engine with its letterbox and reading of answers around another runtime or other weights."""
+
+    def __init__(self, settings: DetectionSettings, run: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(settings)
+        self._session: Any = SimpleNamespace(run=lambda _, inputs: [run(*inputs.values())])
+
+
+def int8(
+    name: str, weights: Path, pictures: list[Image], tflite: Path | None, repeats: int, folder: Path
+) -> list[Figure]:
+    """(b2) the same network in int8: quantised by `weights quantize` on half of the pictures, looked at with the rest.
+
+    ``tflite``: the network as a file for LiteRT, which makes int8 of the activations while it runs.
+    """
+    say(f"int8 of {name}")
+    settings = DetectionSettings(weights=weights, input_size=None if weights != OWN_WEIGHTS else 640)
+    plain = CpuEngine(settings)
+    engines: dict[str, CpuEngine] = {"onnxruntime fp32": plain}
+    figures = []
+    try:
+        made = quantize_onnx(plain, weights, pictures[::2], folder / f"{weights.stem}-int8.onnx")
+        engines["onnxruntime static int8"] = CpuEngine(settings.model_copy(update={"weights": made}))
+    except ConfigError as error:
+        figures.append(Figure(f"{name}: onnxruntime static int8", None, "ms", note=f"  {error}"))
+    if tflite is not None:
+        try:
+            engines["LiteRT int8"] = OtherRuntime(settings, litert_of(tflite))
+        except ImportError:
+            figures.append(
+                Figure(f"{name}: LiteRT int8", None, "ms", note="  not installed (pip install ai-edge-litert)")
+            )
+    try:
+        engines["openvino fp32"] = OtherRuntime(settings, openvino_of(weights))
+    except ImportError:
+        figures.append(Figure(f"{name}: openvino fp32", None, "ms", note="  not installed (pip install openvino)"))
+    unseen = pictures[1::2]
+    truth = plain.detect(unseen)
+    times: dict[str, list[float]] = {kind: [] for kind in engines}
+    for number in range(repeats):
+        for kind, engine in engines.items():
+            begun = time.perf_counter()
+            engine.detect([unseen[number % len(unseen)]])
+            times[kind].append((time.perf_counter() - begun) * 1000)
+    base = statistics.median(times["onnxruntime fp32"])
+    for kind, engine in engines.items():
+        value = statistics.median(times[kind])
+        score = f1_of(engine.detect(unseen), truth)
+        figures.append(
+            Figure(
+                f"{name}: {kind}, picture to boxes",
+                value,
+                "ms",
+                base,
+                value / base,
+                note=f"  F1 {score:.3f} of the fp32 boxes, best {min(times[kind]):.1f} ms",
+            )
+        )
+    return figures
 
 
 def runtimes(pictures: list[Image], repeats: int) -> list[Figure]:
@@ -266,6 +352,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under three minutes")
     parser.add_argument("--weights", type=Path, help="weights of real pictures, ONNX")
     parser.add_argument("--clips", type=Path, help="folder with clips for them")
+    parser.add_argument("--tflite", type=Path, help="the same weights for LiteRT")
     parser.add_argument("--ultralytics-python", type=Path, default=Path(".venv-ultralytics/bin/python"))
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
@@ -301,6 +388,11 @@ def main() -> None:
                     folder,
                 )
         figures += runtimes(pictures, 10 if arguments.quick else 40)
+        figures += int8("own weights", OWN_WEIGHTS, pictures, None, 10 if arguments.quick else 40, folder)
+        if arguments.weights and arguments.clips:
+            real = clip_pictures(arguments.clips, count)
+            repeats = 10 if arguments.quick else 40
+            figures += int8(arguments.weights.stem, arguments.weights, real, arguments.tflite, repeats, folder)
         say("rendering clips")
         clips, rendering = write_clips(folder, 2 if arguments.quick else 6)
         figures.append(Figure("rendering a simulated frame of 1280 x 720", 1000 * rendering, "ms"))
