@@ -243,6 +243,7 @@ def go_on_from(weights: Path, folder: Path, data: Path) -> Path:
             part.bn.weight.copy_((variance + part.bn.eps).sqrt())
             part.bn.running_mean.copy_(mean)
             part.bn.running_var.copy_(variance)
+    network.names = dict(enumerate(CLASSES))
     file = folder / "start.pt"
     torch.save({"model": network}, file)
     return file
