@@ -33,6 +33,9 @@ HEARTBEAT_INTERVAL_MAX = 3.0
 #: s; how long a poll that meets an outage rests at most
 OUTAGE_PAUSE = 0.5
 
+#: s between two looks for the topics' metadata
+METADATA_PAUSE = 0.01
+
 # Errors that the client recovers from by itself. An "invalid request" is the embedded broker's answer to a member that
 # is late while the group changes; the client then joins again.
 _PASSING = (kafka_errors.RetriableError, kafka_errors.InvalidRequestError)
@@ -135,6 +138,7 @@ class Consumer(Generic[MessageT]):
         with broker_errors(self._kafka, "cannot connect"):
             if self._policy is AckPolicy.AFTER_EFFECT:
                 self._client.subscribe([topic.value for topic in self._topics], listener=_AssignmentListener(self))
+                self._await_metadata()
                 return
             self._client.assign(partitions)
             self._client.seek_to_end(*partitions)
@@ -144,6 +148,20 @@ class Consumer(Generic[MessageT]):
                         f"the end of {partition.topic}[{partition.partition}] could not be read within"
                         f" {self._kafka.request_timeout:g} s; check that the broker is well"
                     )
+
+    def _await_metadata(self) -> None:
+        # A member that leads its group before it knows the topics' partitions hands out none of them, and kafka-python
+        # 3.0.12 then may keep that empty assignment for ever: a real broker answers a join sooner than the metadata.
+        cluster = self._client._cluster  # noqa: SLF001
+        deadline = time.monotonic() + self._kafka.request_timeout
+        cluster.request_update()
+        while unknown := [topic.value for topic in self._topics if not cluster.partitions_for_topic(topic.value)]:
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"the partitions of {', '.join(unknown)} could not be read within {self._kafka.request_timeout:g} s;"
+                    f" check that a broker answers at kafka.bootstrap_servers = {self._kafka.bootstrap_servers}"
+                )
+            time.sleep(METADATA_PAUSE)
 
     @property
     def group(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
 from kafka import errors as kafka_errors
@@ -25,6 +27,9 @@ class Topic(StrEnum):
     ALERTS = "alerts"
     DEAD_LETTER = "dead-letter"
 
+
+#: s between two questions for a group's coordinator that is not there yet
+COORDINATOR_PAUSE = 0.2
 
 #: bytes; Kafka's own default, which leaves room for a group's picture in a message
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -185,7 +190,7 @@ def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = 
             return {}
         committed = {
             partition: position.offset
-            for partition, position in admin.list_group_offsets({group: partitions})[group].items()
+            for partition, position in _committed(kafka, admin, group, partitions).items()
             if position.offset >= 0  # -1: nothing committed
         }
         followed = {partition.topic for partition in committed} | {topic.value for topic in follows}
@@ -200,6 +205,22 @@ def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = 
         )
         for partition in partitions
     }
+
+
+def _committed(kafka: KafkaSettings, admin: KafkaAdminClient, group: str, partitions: list[TopicPartition]) -> Any:
+    # a new cluster makes the topic of the offsets when it is first asked for a group, and refuses until it is there
+    deadline = time.monotonic() + kafka.request_timeout
+    while True:
+        try:
+            return admin.list_group_offsets({group: partitions})[group]
+        except (
+            kafka_errors.CoordinatorNotAvailableError,
+            kafka_errors.CoordinatorLoadInProgressError,
+            kafka_errors.NotCoordinatorError,
+        ):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(COORDINATOR_PAUSE)
 
 
 @contextmanager
