@@ -180,7 +180,19 @@ def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = 
     Raises:
         BrokerError: no broker answered in time, or it refused.
     """
-    with _admin(kafka) as admin, broker_errors(kafka, f"cannot read the offsets of group {group}"):
+    with _admin(kafka) as admin:
+        return lag_of(kafka, admin, group, follows=follows)
+
+
+def lag_of(
+    kafka: KafkaSettings, admin: KafkaAdminClient, group: str, *, follows: Collection[Topic] = ()
+) -> dict[tuple[Topic, int], int]:
+    """`group_lag` by a client that is open already.
+
+    Raises:
+        BrokerError: no broker answered in time, or it refused.
+    """
+    with broker_errors(kafka, f"cannot read the offsets of group {group}"):
         partitions = [
             TopicPartition(state.topic.value, partition)
             for state in _states(admin).values()
@@ -223,10 +235,19 @@ def _committed(kafka: KafkaSettings, admin: KafkaAdminClient, group: str, partit
             time.sleep(COORDINATOR_PAUSE)
 
 
+def open_admin(kafka: KafkaSettings, client_id: str) -> KafkaAdminClient:
+    """A client for questions about topics and groups; to be closed.
+
+    Raises:
+        BrokerError: no broker answered in time.
+    """
+    with opening(kafka, client_id) as options:
+        return KafkaAdminClient(**options)
+
+
 @contextmanager
 def _admin(kafka: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    with opening(kafka, "dangerous-driving-topics") as options:
-        admin = KafkaAdminClient(**options)
+    admin = open_admin(kafka, "dangerous-driving-topics")
     try:
         yield admin
     finally:
