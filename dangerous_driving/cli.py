@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import camera_commands, weights_commands
+from dangerous_driving import camera_commands, topic_commands, weights_commands
 from dangerous_driving.errors import BrokerError, ConfigError, DangerousDrivingError, LedgerError, ObjectStoreError
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ app = typer.Typer(
 )
 simulate = typer.Typer(help="Simulated parts, labelled as such everywhere.")
 database = typer.Typer(help="The ledger's schema.")
-topics = typer.Typer(help="Kafka topics and consumer lag.")
 config = typer.Typer(help="Settings.")
 windows = typer.Typer(help="Camera x time windows, the window lane without Dagster.")
 app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
 app.add_typer(database, name="db")
-app.add_typer(topics, name="topics")
+app.add_typer(topic_commands.app, name="topics")
 app.add_typer(config, name="config")
 app.add_typer(windows, name="windows")
 
@@ -139,28 +138,6 @@ def db_migrate(config: ConfigOption = None) -> None:
 
     before, after = migrate(open_engine(_settings(config).database))
     out.print(f"schema {after}" + (" (already)" if before == after else f", was {before or 'empty'}"))
-
-
-@topics.command("apply")
-def topics_apply(config: ConfigOption = None) -> None:
-    """Create the topics that are missing."""
-    from dangerous_driving.messaging import topics as messaging_topics
-
-    for line in messaging_topics.apply(_settings(config).kafka):
-        out.print(str(line))
-
-
-@topics.command("lag")
-def topics_lag(config: ConfigOption = None) -> None:
-    """Show how many messages each consumer group has before it."""
-    from dangerous_driving.services import GROUPS, group_name, lag_by_topic
-
-    settings = _settings(config)
-    table = Table("group", "topic", "lag")
-    for service in GROUPS:
-        for topic, lag in sorted(lag_by_topic(settings, service).items()):
-            table.add_row(group_name(settings, service), topic.value, str(lag))
-    out.print(table)
 
 
 @config.command("check")

@@ -43,6 +43,11 @@ MAX_INTEGER = 2**31 - 1
 #: Capture times outside are a broken clock; tables get a partition per day.
 YEARS = range(2000, 2100)
 
+#: In one frame. A detector gives at most `detection.max_detections` (200) objects; more is a defect of the sender, and
+#: ten thousand groups would be ten thousand calls to the LLM.
+MAX_OBJECTS = 5000
+MAX_GROUPS = 1000
+
 CAMERA_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -141,6 +146,17 @@ BBox = Annotated[
     AfterValidator(_box_order),
     PlainSerializer(lambda box: [_number(side) for side in box], when_used="json"),
 ]
+
+
+def _known_version(value: int) -> int:
+    if value != SCHEMA_VERSION:
+        raise ValueError(
+            f"version {value} is not read here, only {SCHEMA_VERSION}; bring sender and receiver to the same release"
+        )
+    return value
+
+
+SchemaVersion = Annotated[int, AfterValidator(_known_version)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -203,6 +219,9 @@ class TrafficGroup(Message):
     priority: Probability = 0.0
 
 
+_BoxedT = TypeVar("_BoxedT", DetectedObject, TrafficGroup)
+
+
 class DetectionMetadata(Message):
     """How a detection result came about."""
 
@@ -212,25 +231,51 @@ class DetectionMetadata(Message):
 
 
 class DetectionResult(Message):
-    """All that was found in one frame (topic ``detection-results``)."""
+    """All that was found in one frame (topic ``detection-results``).
 
-    schema_version: int = SCHEMA_VERSION
+    Boxes that reach beyond the picture are cut at its borders; one that lies wholly outside is an error.
+    """
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
     message_id: str = Field(min_length=1, max_length=128)
     camera_id: CameraId
     timestamp: Timestamp  # of capture
     image_width: int = Field(gt=0, le=MAX_INTEGER)
     image_height: int = Field(gt=0, le=MAX_INTEGER)
     raw_frame_url: str | None = None
-    detected_objects: tuple[DetectedObject, ...]
-    traffic_groups: tuple[TrafficGroup, ...]
+    detected_objects: Annotated[tuple[DetectedObject, ...], Field(max_length=MAX_OBJECTS)]
+    traffic_groups: Annotated[tuple[TrafficGroup, ...], Field(max_length=MAX_GROUPS)]
     metadata: DetectionMetadata = DetectionMetadata()
 
     @model_validator(mode="after")
-    def _indices_are_unique(self) -> Self:
-        indices = [group.group_index for group in self.traffic_groups]
-        if len(set(indices)) != len(indices):
-            raise ValueError("trafficGroups: groupIndex must be unique within a frame")
+    def _consistent(self) -> Self:
+        indices = {group.group_index for group in self.traffic_groups}
+        if len(indices) != len(self.traffic_groups):
+            raise ContractError("DetectionResult", "trafficGroups", "groupIndex must be unique within a frame")
+        objects = self._within_picture("detectedObjects", self.detected_objects)
+        groups = self._within_picture("trafficGroups", self.traffic_groups)
+        if objects is not None:
+            object.__setattr__(self, "detected_objects", objects)
+        if groups is not None:
+            object.__setattr__(self, "traffic_groups", groups)
         return self
+
+    def _within_picture(self, field: str, items: tuple[_BoxedT, ...]) -> tuple[_BoxedT, ...] | None:
+        # None: all of them are, as nearly always
+        width, height = self.image_width, self.image_height
+        changed: list[_BoxedT] | None = None
+        for index, item in enumerate(items):
+            x1, y1, x2, y2 = item.bbox
+            if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
+                continue
+            if x2 < 0 or y2 < 0 or x1 > width or y1 > height:
+                raise ContractError(
+                    "DetectionResult", f"{field}[{index}].bbox", f"lies outside the picture of {width} x {height} px"
+                )
+            changed = changed or list(items)
+            box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+            changed[index] = item.model_copy(update={"bbox": box})
+        return None if changed is None else tuple(changed)
 
 
 class GroupMetadata(Message):
@@ -244,7 +289,7 @@ class GroupMetadata(Message):
 class AssessmentTask(Message):
     """One group to assess (topic ``assessment-tasks``)."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     task_id: str = Field(min_length=1, max_length=160)
     request_id: str = Field(min_length=1, max_length=128)  # messageId of the detection result
     camera_id: CameraId
@@ -294,7 +339,7 @@ class AssessmentFailure(Message):
 class RiskAssessmentResult(Message):
     """The outcome of one task at one stage (topic ``risk-assessment-results``)."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     message_id: str = Field(min_length=1)
     request_id: str = Field(min_length=1)
     camera_id: CameraId
@@ -376,6 +421,7 @@ class DeadLetter(Message):
     failed_at: Timestamp
     key_base64: str | None = None
     value_base64: str
+    value_bytes: int | None = None  # of the whole message, where only its beginning is kept
     value_encoding: Literal["base64"] = "base64"
 
 

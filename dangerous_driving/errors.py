@@ -9,6 +9,7 @@
     ├── SourceError            a camera's source cannot be opened or read                 retriable
     ├── InferenceError         the detection engine fails on a picture
     ├── BrokerError            the message log refused or did not answer                  retriable
+    │   └── MessageTooLargeError  no topic takes a message of that size                   dead-letter
     ├── ObjectStoreError       the object store refused or did not answer                 retriable
     │   └── ObjectNotFoundError  there is no object of that key
     ├── LedgerError            the database refused or did not answer                     retriable
@@ -78,6 +79,12 @@ class BrokerError(DangerousDrivingError):
     """The message log refused or did not answer in time."""
 
     retriable = True
+
+
+class MessageTooLargeError(BrokerError):
+    """The message is larger than the topic, or any topic, takes: sending it again changes nothing."""
+
+    retriable = False
 
 
 class SpoolError(DangerousDrivingError):

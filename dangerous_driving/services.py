@@ -18,10 +18,11 @@ from dangerous_driving.contracts import AssessmentTask, DetectionResult, RiskAss
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
-from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
+from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.service import ServiceProcess, end_with_standard_input
 from dangerous_driving.settings import CameraSettings, CameraSpec, Settings, config_file
+from dangerous_driving.settings_tasks import Generator
 
 if TYPE_CHECKING:
     from dangerous_driving.assessment.window_run import WindowReport
@@ -194,12 +195,14 @@ def tasks(settings: Settings, *, leash: bool) -> None:
             policy=AckPolicy.AFTER_EFFECT,
             dead_letters=producer,
         ) as consumer,
+        LagMeter(settings.kafka, consumer),
     ):
         process.ready()
+        log.info("tasks_are_sent_by", generator=settings.tasks.generator.value)
         TasksService(
             engine,
             consumer,
-            producer,
+            producer if settings.tasks.generator is Generator.PYTHON else None,
             window_length=settings.windows.length,
             delivery_timeout=settings.kafka.delivery_timeout,
         ).run(process.stop)
@@ -241,6 +244,7 @@ def assess(settings: Settings, *, leash: bool) -> None:
             policy=AckPolicy.AFTER_EFFECT,
             dead_letters=producer,
         ) as consumer,
+        LagMeter(settings.kafka, consumer),
     ):
         asyncio.run(work(process, engine, producer, consumer))
 
@@ -260,6 +264,7 @@ def alerts(settings: Settings, *, leash: bool) -> None:
             policy=AckPolicy.AFTER_EFFECT,
             dead_letters=producer,
         ) as consumer,
+        LagMeter(settings.kafka, consumer),
     ):
         process.ready()
         AlertsService(engine, consumer, producer, settings).run(process.stop)

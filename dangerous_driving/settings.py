@@ -17,8 +17,6 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -30,14 +28,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN, RiskLevel
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings_section import Section
+from dangerous_driving.settings_tasks import TasksSettings
 
 ENV_PREFIX = "DD_"
-
-
-class Section(BaseModel):
-    """Base of the sections: unknown names are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _a_camera_id(value: str) -> str:
@@ -217,6 +211,7 @@ class KafkaSettings(Section):
     max_unacknowledged: int = Field(
         default=10_000, gt=0, description="messages in one producer; further ones are refused"
     )
+    lag_interval: float = Field(default=5.0, gt=0, description="s between two measurements of the group's lag")
     group_prefix: str = Field(default="dangerous-driving", description="consumer groups are PREFIX.SERVICE")
     idempotent: bool = Field(default=True, description="false only for brokers without idempotent producers")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -405,6 +400,7 @@ class Settings(BaseSettings):
     detection: DetectionSettings = DetectionSettings()
     spool: SpoolSettings = SpoolSettings()
     kafka: KafkaSettings = KafkaSettings()
+    tasks: TasksSettings = TasksSettings()
     objects: ObjectsSettings = ObjectsSettings()
     database: DatabaseSettings = DatabaseSettings()
     llm: LlmSettings = LlmSettings()

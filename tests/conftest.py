@@ -17,6 +17,7 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
 from dangerous_driving.settings import DatabaseSettings
+from infra.kafka.cluster import ClusterError, KafkaCluster
 
 # a small, busy machine is no reason for a property to fail
 settings.register_profile("suite", deadline=None)
@@ -70,3 +71,14 @@ def ledger(database: DatabaseSettings) -> Iterator[Engine]:
     engine = open_engine(database, application="tests")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """Three real Apache Kafka brokers for the whole session. A test that takes one down brings it back."""
+    with KafkaCluster(tmp_path_factory.mktemp("kafka")) as cluster:
+        try:
+            cluster.start()
+        except ClusterError as error:
+            missing_component(f"no Apache Kafka: {error}")
+        yield cluster

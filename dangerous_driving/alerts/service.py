@@ -23,6 +23,7 @@ from dangerous_driving.contracts import LIVE_RUN, Alert, DetectionResult, Messag
 from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.messaging import Received, Topic
+from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import GroupMember, Sender
 from dangerous_driving.observability.metrics import ALERT_CHANGES, ALERT_INPUTS_IGNORED, ALERTS_RUNG
 from dangerous_driving.settings import Settings
@@ -148,21 +149,26 @@ class AlertsService:
 
     def _keep(self, received: Sequence[Received[Any]], stop: threading.Event) -> bool:
         # the batch stays in hand while the database is away: neither lost nor committed
-        messages = [item.message for item in received]
+        in_hand = list(received)
         backoff = self.BACKOFF_INITIAL
         paused = False
         try:
             while True:
                 try:
-                    self.handle(messages)
-                except LedgerError as error:
-                    log.warning("batch_waits", messages=len(messages), reason=str(error))
+                    # what the database refuses goes to dead-letter alone
+                    without_refused(
+                        in_hand,
+                        lambda part: self.handle([item.message for item in part]),
+                        lambda item, error: self._consumer.set_aside(item, str(error)),
+                    )
+                except (LedgerError, BrokerError) as error:
+                    log.warning("batch_waits", messages=len(in_hand), reason=str(error))
                     if stop.wait(backoff):
                         return False
                     if not paused:
                         self._consumer.pause()
                         paused = True
-                    messages += self._stay_in_group()
+                    in_hand += self._stay_in_group()
                     backoff = min(2 * backoff, self.BACKOFF_MAX)
                 else:
                     return True
@@ -170,10 +176,10 @@ class AlertsService:
             if paused:
                 self._consumer.resume()
 
-    def _stay_in_group(self) -> list[Message]:
+    def _stay_in_group(self) -> Sequence[Received[Any]]:
         try:
             # what slipped through before the pause belongs to the batch, since the next commit covers it
-            return [item.message for item in self._consumer.poll(0, self.BATCH)]
+            return self._consumer.poll(0, self.BATCH)
         except BrokerError as error:
             log.warning("nothing_received", reason=str(error))
             return []

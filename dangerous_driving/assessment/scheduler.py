@@ -16,9 +16,10 @@ import structlog
 from dangerous_driving.assessment.admission import ClaimQueue, admit
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.contracts import AssessmentTask, Lane
-from dangerous_driving.errors import LedgerError, NoKeyError
+from dangerous_driving.errors import BrokerError, LedgerError, NoKeyError
 from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, held_by, release
 from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver
 from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
 from dangerous_driving.settings import AssessmentSettings
@@ -82,15 +83,26 @@ class Scheduler:
 
     def _poll(self, stop: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         while not stop.is_set():
-            received = self._consumer.poll(self.POLL_SECONDS, self._settings.batch_size)
-            tasks = [item.message for item in received if isinstance(item.message, AssessmentTask)]
-            if not tasks:
-                continue
-            claims = self._claim(tasks, stop)
-            if claims is None:
-                return
-            self._consumer.commit()
-            loop.call_soon_threadsafe(self._enqueue, claims)
+            try:
+                received = self._consumer.poll(self.POLL_SECONDS, self._settings.batch_size)
+                if not received:
+                    continue
+                # a task that the ledger refuses goes to dead-letter alone
+                claimed = without_refused(
+                    received,
+                    lambda part: self._claim([item.message for item in part], stop),
+                    lambda item, error: self._consumer.set_aside(item, str(error)),
+                )
+                claims = [claim for part in claimed for claim in part or ()]
+                if claims:
+                    loop.call_soon_threadsafe(self._enqueue, claims)
+                if None in claimed:
+                    return
+                self._consumer.commit()
+            except BrokerError as error:
+                # a dead letter or a commit that the brokers did not take: tasks come again, and are claimed once
+                log.warning("tasks_come_again", reason=str(error))
+                stop.wait(self.RETRY_SECONDS)
 
     def _claim(self, tasks: Sequence[AssessmentTask], stop: threading.Event) -> list[Claim] | None:
         while True:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, true, update
-from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.assessment.windows import Window, window_of
 from dangerous_driving.ledger.database import transaction
@@ -53,15 +52,22 @@ def touch_windows(connection: Connection, captured: Iterable[tuple[str, datetime
     windows = sorted({window_of(camera_id, at, length) for camera_id, at in captured})
     if not windows:
         return
-    statement = insert(CameraWindow).values(
-        [{"camera_id": window.camera_id, "window_start": window.start, "length": window.length} for window in windows]
-    )
     connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["camera_id", "window_start", "length"],
-            set_={"version": CameraWindow.version + 1, "attempts": 0, "updated_at": func.now()},
-        )
+        _TOUCH,
+        {
+            "cameras": [window.camera_id for window in windows],
+            "starts": [window.start for window in windows],
+            "length": length,
+        },
     )
+
+
+_TOUCH = text("""
+INSERT INTO camera_window AS w (camera_id, window_start, length)
+SELECT camera_id, window_start, :length
+FROM unnest(CAST(:cameras AS text[]), CAST(:starts AS timestamptz[])) AS touched(camera_id, window_start)
+ON CONFLICT (camera_id, window_start, length) DO UPDATE SET version = w.version + 1, attempts = 0, updated_at = now()
+""")
 
 
 def due_windows(

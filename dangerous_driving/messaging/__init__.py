@@ -2,6 +2,7 @@
 
 from dangerous_driving.messaging.consumer import AckPolicy, Consumer, Received
 from dangerous_driving.messaging.embedded import EmbeddedBroker, embedded_kafka_settings, run_embedded_broker
+from dangerous_driving.messaging.lag import LagMeter
 from dangerous_driving.messaging.producer import Delivery, Position, Producer
 from dangerous_driving.messaging.topics import (
     AppliedTopic,
@@ -22,6 +23,7 @@ __all__ = [
     "Consumer",
     "Delivery",
     "EmbeddedBroker",
+    "LagMeter",
     "Outcome",
     "Position",
     "Producer",

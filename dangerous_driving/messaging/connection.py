@@ -14,7 +14,7 @@ from kafka.codec import has_lz4, has_snappy, has_zstd
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 
-from dangerous_driving.errors import BrokerError, ConfigError
+from dangerous_driving.errors import BrokerError, ConfigError, MessageTooLargeError
 from dangerous_driving.settings import KafkaSettings
 
 #: s; after an outage a client tries again at least this often (kafka-python's own default is 30 s)
@@ -165,7 +165,9 @@ def broker_errors(kafka: KafkaSettings, action: str) -> Iterator[None]:
 
 def broker_error(kafka: KafkaSettings, action: str, error: BaseException) -> BrokerError:
     """One error of the message log, with the remedy that fits it."""
-    return BrokerError(f"{action}: {_description(error)}; {_remedy(kafka, error)}")
+    too_large = isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError)
+    kind = MessageTooLargeError if too_large else BrokerError
+    return kind(f"{action}: {_description(error)}; {_remedy(kafka, error)}")
 
 
 def _description(error: BaseException) -> str:

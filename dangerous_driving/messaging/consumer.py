@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -17,12 +15,14 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
-from dangerous_driving.contracts import DeadLetter, MessageT
+from dangerous_driving.contracts import Message, MessageT
 from dangerous_driving.errors import BrokerError, ContractError
 from dangerous_driving.messaging.connection import broker_errors, milliseconds, opening
+from dangerous_driving.messaging.dead_letter import dead_letter
 from dangerous_driving.messaging.producer import Delivery, Producer
 from dangerous_driving.messaging.topics import MAX_DEAD_LETTER_BYTES, Topic, describe
-from dangerous_driving.observability.metrics import KAFKA_CONSUMED, KAFKA_CONSUMER_LAG, KAFKA_DEAD_LETTERED
+from dangerous_driving.messaging.watermark import LowWaterMark
+from dangerous_driving.observability.metrics import KAFKA_CONSUMED, KAFKA_DEAD_LETTERED
 from dangerous_driving.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,9 @@ HEARTBEAT_INTERVAL_MAX = 3.0
 
 #: s; how long a poll that meets an outage rests at most
 OUTAGE_PAUSE = 0.5
+
+#: s between two looks for the topics' metadata
+METADATA_PAUSE = 0.01
 
 # Errors that the client recovers from by itself. An "invalid request" is the embedded broker's answer to a member that
 # is late while the group changes; the client then joins again.
@@ -60,6 +63,7 @@ class Received(Generic[MessageT]):
     offset: int
     key: str | None
     message: MessageT
+    value: bytes = field(default=b"", repr=False, compare=False)  # the message as it lay there
 
 
 class Consumer(Generic[MessageT]):
@@ -92,8 +96,8 @@ class Consumer(Generic[MessageT]):
         self._paused = False
         # the group's listener runs on the client's I/O thread
         self._lock = threading.Lock()
-        self._handed_out: dict[TopicPartition, int] = {}  # next offset after what was handed out and not committed
-        self._to_commit: dict[TopicPartition, int] = {}  # of these, what the service is done with
+        self._marks: dict[TopicPartition, LowWaterMark] = {}  # what was handed out, and what is done of it
+        self._to_commit: dict[TopicPartition, int] = {}  # what the service is done with and the broker does not know
         partitions = self._partitions()
         with opening(kafka, self._group) as options:
             self._client = KafkaConsumer(**options, **self._options())
@@ -135,6 +139,7 @@ class Consumer(Generic[MessageT]):
         with broker_errors(self._kafka, "cannot connect"):
             if self._policy is AckPolicy.AFTER_EFFECT:
                 self._client.subscribe([topic.value for topic in self._topics], listener=_AssignmentListener(self))
+                self._await_metadata()
                 return
             self._client.assign(partitions)
             self._client.seek_to_end(*partitions)
@@ -144,6 +149,20 @@ class Consumer(Generic[MessageT]):
                         f"the end of {partition.topic}[{partition.partition}] could not be read within"
                         f" {self._kafka.request_timeout:g} s; check that the broker is well"
                     )
+
+    def _await_metadata(self) -> None:
+        # A member that leads its group before it knows the topics' partitions hands out none of them, and kafka-python
+        # 3.0.12 then may keep that empty assignment for ever: a real broker answers a join sooner than the metadata.
+        cluster = self._client._cluster  # noqa: SLF001
+        deadline = time.monotonic() + self._kafka.request_timeout
+        cluster.request_update()
+        while unknown := [topic.value for topic in self._topics if not cluster.partitions_for_topic(topic.value)]:
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"the partitions of {', '.join(unknown)} could not be read within {self._kafka.request_timeout:g} s;"
+                    f" check that a broker answers at kafka.bootstrap_servers = {self._kafka.bootstrap_servers}"
+                )
+            time.sleep(METADATA_PAUSE)
 
     @property
     def group(self) -> str:
@@ -167,9 +186,13 @@ class Consumer(Generic[MessageT]):
         except BrokerError:
             self._step_back({partition: records[0].offset for partition, records in batches.items()})
             raise
+        offsets: dict[TopicPartition, list[int]] = {partition: [] for partition in batches}
+        for item in received:
+            offsets[TopicPartition(item.topic.value, item.partition)].append(item.offset)
         with self._lock:
             for partition, records in batches.items():
-                self._handed_out[partition] = records[-1].offset + 1
+                mark = self._marks.setdefault(partition, LowWaterMark())
+                mark.hand_out(offsets[partition], records[-1].offset + 1)
         for item in received:
             KAFKA_CONSUMED.labels(topic=item.topic.value).inc()
         if self._to_commit:  # left over by a change in the group
@@ -208,42 +231,50 @@ class Consumer(Generic[MessageT]):
         set_aside: list[Delivery] = []
         for record in records:
             topic = Topic(record.topic)
+            value = record.value or b""
+            key = None if record.key is None else record.key.decode(errors="replace")
             try:
-                message = self._topics[topic].from_json(record.value or b"")
+                message = self._topics[topic].from_json(value)
+                _require_key_of_camera(message, key)
             except ContractError as error:
-                self._report(topic, record, error)
                 # a broken dead letter lies where it belongs; setting it aside again would never end
+                self._report(topic, record.partition, record.offset, str(error), error.field)
                 if topic is not Topic.DEAD_LETTER:
-                    set_aside.append(self._set_aside(topic, record, error))
+                    set_aside.append(
+                        self._set_aside(
+                            topic, record.partition, record.offset, record.key, value, str(error), error.field
+                        )
+                    )
             else:
-                key = None if record.key is None else record.key.decode(errors="replace")
-                received.append(Received(topic, record.partition, record.offset, key, message))
+                received.append(Received(topic, record.partition, record.offset, key, message, value))
         for delivery in set_aside:
             delivery.result()
         return received
 
-    def _report(self, topic: Topic, record: Any, error: ContractError) -> None:
+    def set_aside(self, item: Received[Any], reason: str, field: str = "") -> None:
+        """Send a message that was handed out, and cannot be used, to ``dead-letter``; returns once the broker has it.
+
+        It is the service that then counts it as dealt with.
+
+        Raises:
+            BrokerError: it is not there.
+        """
+        self._report(item.topic, item.partition, item.offset, reason, field)
+        key = None if item.key is None else item.key.encode()
+        value = item.value or item.message.to_json()
+        self._set_aside(item.topic, item.partition, item.offset, key, value, reason, field).result()
+
+    def _report(self, topic: Topic, partition: int, offset: int, reason: str, field: str) -> None:
         log.warning(
-            "message set aside",
-            topic=topic.value,
-            partition=record.partition,
-            offset=record.offset,
-            field=error.field,
-            reason=str(error),
+            "message set aside", topic=topic.value, partition=partition, offset=offset, field=field, reason=reason
         )
         KAFKA_DEAD_LETTERED.labels(topic=topic.value).inc()
 
-    def _set_aside(self, topic: Topic, record: Any, error: ContractError) -> Delivery:
-        letter = DeadLetter(
-            source_topic=topic.value,
-            source_partition=record.partition,
-            source_offset=record.offset,
-            consumer_group=self._group,
-            reason=str(error),
-            field=error.field,
-            failed_at=datetime.now(UTC),
-            key_base64=None if record.key is None else base64.b64encode(record.key).decode(),
-            value_base64=base64.b64encode(record.value or b"").decode(),
+    def _set_aside(
+        self, topic: Topic, partition: int, offset: int, key: bytes | None, value: bytes, reason: str, field: str
+    ) -> Delivery:
+        letter = dead_letter(
+            topic, partition, offset, key=key, value=value, group=self._group, reason=reason, field=field
         )
         return self._dead_letter_producer().send(Topic.DEAD_LETTER, letter, key=topic.value)
 
@@ -258,8 +289,11 @@ class Consumer(Generic[MessageT]):
             if partition in assigned:
                 self._client.seek(partition, offset)
 
-    def commit(self) -> bool:
-        """Say that everything handed out so far has had its durable effect; free when there is nothing new.
+    def commit(self, done: Iterable[Received[Any]] | None = None) -> bool:
+        """Say that these messages (default: all handed out so far) have had their durable effect; free if nothing is new.
+
+        Work may finish in any order: of each partition only what is done without a gap is committed, so that a message
+        still in work comes again after a crash.
 
         Returns:
             False while the group is changing. What stays with this member is then committed by one of the next polls;
@@ -272,8 +306,17 @@ class Consumer(Generic[MessageT]):
         if self._policy is AckPolicy.BROADCAST:
             raise ValueError("a broadcast consumer commits nothing")
         with self._lock:
-            self._to_commit |= self._handed_out
-            self._handed_out.clear()
+            if done is None:
+                for mark in self._marks.values():
+                    mark.finish_all()
+            else:
+                for item in done:
+                    given = self._marks.get(TopicPartition(item.topic.value, item.partition))
+                    if given is not None:  # else another member has the partition now
+                        given.finish([item.offset])
+            for partition, mark in self._marks.items():
+                if (position := mark.take()) is not None:
+                    self._to_commit[partition] = position
         return not self._to_commit or self._commit_done()
 
     def _commit_done(self) -> bool:
@@ -297,7 +340,7 @@ class Consumer(Generic[MessageT]):
         return True
 
     def lag(self) -> dict[tuple[Topic, int], int]:
-        """Messages that each assigned partition holds beyond what was handed out; the metric is set to the same.
+        """Messages that each assigned partition holds beyond what was handed out (the metric: see `lag.LagMeter`).
 
         One request per broker, so not for every poll.
 
@@ -313,8 +356,6 @@ class Consumer(Generic[MessageT]):
                 position = self._client.position(partition, timeout_ms=timeout)
                 if position is not None:
                     lags[Topic(partition.topic), partition.partition] = max(0, ends[partition] - position)
-        for (topic, number), lag in lags.items():
-            KAFKA_CONSUMER_LAG.labels(topic=topic.value, partition=str(number)).set(lag)
         return lags
 
     def pause(self) -> None:
@@ -345,20 +386,15 @@ class Consumer(Generic[MessageT]):
         # committing them now would undo what their next reader commits
         with self._lock:
             for partition in partitions:
-                self._handed_out.pop(partition, None)
+                self._marks.pop(partition, None)
                 self._to_commit.pop(partition, None)
-        for partition in partitions:
-            _forget_lag(partition)
 
     def close(self) -> None:
         """Leave the group, so that others take over at once; commits nothing. At most ``kafka.request_timeout``."""
-        assigned = self._client.assignment()
         try:
             self._client.close(autocommit=False, timeout_ms=milliseconds(self._kafka.request_timeout))
         except kafka_errors.KafkaError as error:
             log.warning("consumer did not leave its group cleanly", group=self._group, error=str(error))
-        for partition in assigned:
-            _forget_lag(partition)
         if self._own_dead_letters is not None:
             self._own_dead_letters.close()
 
@@ -397,8 +433,12 @@ def _assignor(delay: float) -> type[CooperativeStickyAssignor]:
     return Assignor if delay else CooperativeStickyAssignor
 
 
-def _forget_lag(partition: TopicPartition) -> None:
-    try:
-        KAFKA_CONSUMER_LAG.remove(partition.topic, str(partition.partition))
-    except KeyError:
-        return  # never measured
+def _require_key_of_camera(message: Message, key: str | None) -> None:
+    # order holds per key only. Without a key a message is taken, and so is its place among the camera's others as it comes
+    camera_id = getattr(message, "camera_id", None)
+    if key is not None and camera_id is not None and key != camera_id:
+        raise ContractError(
+            type(message).__name__,
+            "cameraId",
+            f"{camera_id!r} is not the message's key {key[:64]!r}; send it with the cameraId as its key",
+        )

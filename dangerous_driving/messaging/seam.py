@@ -33,6 +33,9 @@ class Receiver(Protocol):
     def commit(self) -> bool:
         """Commit what was handed out."""
 
+    def set_aside(self, item: Received[Any], reason: str, field: str = "") -> None:
+        """Send a message that cannot be used to ``dead-letter``. Raises BrokerError."""
+
 
 class GroupMember(Receiver, Protocol):
     """A receiver that can also hold back, and knows what it reads."""

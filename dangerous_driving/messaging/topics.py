@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from dangerous_driving.errors import BrokerError
 from dangerous_driving.messaging.connection import broker_error, broker_errors, milliseconds, opening
@@ -25,6 +28,12 @@ class Topic(StrEnum):
     ALERTS = "alerts"
     DEAD_LETTER = "dead-letter"
 
+
+#: s between two questions for a group's coordinator that is not there yet
+COORDINATOR_PAUSE = 0.2
+
+#: What is set for the embedded broker, and for no other that is still in use.
+EMBEDDED_API_VERSION = (2, 3)
 
 #: bytes; Kafka's own default, which leaves room for a group's picture in a message
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -82,6 +91,7 @@ class Outcome(StrEnum):
     """What ``apply`` found or did."""
 
     CREATED = "created"
+    CHANGED = "changed"
     EXISTED = "existed"
 
 
@@ -92,6 +102,8 @@ class TopicState:
     topic: Topic
     partitions: int
     replication: int
+    in_sync: int = 0  # replicas of the partition that has the fewest
+    configuration: Mapping[str, str] = field(default_factory=dict)  # of the settings in the table; none if not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +112,14 @@ class AppliedTopic:
 
     outcome: Outcome
     state: TopicState
+    changes: tuple[str, ...] = ()  # in words
 
 
-def apply(kafka: KafkaSettings) -> list[AppliedTopic]:
-    """Create the topics that are missing, in the order of the table. Existing ones are left as they are.
+def apply(kafka: KafkaSettings, *, add_partitions: bool = False) -> list[AppliedTopic]:
+    """Create the topics that are missing and set what differs from the table, in its order.
+
+    Settings of existing topics are changed. Partitions are only added when asked for, since a camera's messages then go to
+    another partition and may overtake those before; replicas are left to Kafka's own tools.
 
     The embedded broker cannot be told to create a topic: it makes one, with a partition count of its own, as soon as a
     client asks about it.
@@ -121,13 +137,38 @@ def apply(kafka: KafkaSettings) -> list[AppliedTopic]:
                 # no controller, or one that does not know the request: the embedded broker
                 _create_by_asking(kafka, [spec.topic for spec in missing])
             admin.wait_for_topics([spec.topic.value for spec in missing], milliseconds(kafka.request_timeout))
-        states = _states(admin)
-    created = {spec.topic for spec in missing}
+        created = {spec.topic for spec in missing}
+        changes = {
+            spec.topic: tuple(_change(kafka, admin, spec, state, add_partitions=add_partitions))
+            for spec in topic_table(kafka)
+            if spec.topic not in created and (state := _states(kafka, admin).get(spec.topic)) is not None
+        }
+        states = _states(kafka, admin)
     return [
-        AppliedTopic(Outcome.CREATED if topic in created else Outcome.EXISTED, states[topic])
+        AppliedTopic(
+            Outcome.CREATED if topic in created else Outcome.CHANGED if changes.get(topic) else Outcome.EXISTED,
+            states[topic],
+            changes.get(topic, ()),
+        )
         for topic in Topic
         if topic in states
     ]
+
+
+def _change(
+    kafka: KafkaSettings, admin: KafkaAdminClient, spec: TopicSpec, state: TopicState, *, add_partitions: bool
+) -> Iterator[str]:
+    different = {
+        name: value
+        for name, value in spec.configuration.items()
+        if state.configuration and state.configuration.get(name) != value
+    }
+    if different:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, spec.topic.value, different)])
+        yield from (f"{name} {state.configuration.get(name)} -> {value}" for name, value in different.items())
+    if add_partitions and spec.topic is not Topic.DEAD_LETTER and state.partitions < spec.partitions:
+        admin.create_partitions({spec.topic.value: spec.partitions}, timeout_ms=milliseconds(kafka.request_timeout))
+        yield f"partitions {state.partitions} -> {spec.partitions}"
 
 
 def describe(kafka: KafkaSettings) -> dict[Topic, TopicState]:
@@ -137,7 +178,7 @@ def describe(kafka: KafkaSettings) -> dict[Topic, TopicState]:
         BrokerError: no broker answered in time, or it refused.
     """
     with _admin(kafka) as admin, broker_errors(kafka, "cannot read the topics"):
-        return _states(admin)
+        return _states(kafka, admin)
 
 
 def check(kafka: KafkaSettings) -> list[str]:
@@ -157,13 +198,23 @@ def _differences(table: Iterable[TopicSpec], states: Mapping[Topic, TopicState])
         elif state.partitions < spec.partitions and spec.topic is not Topic.DEAD_LETTER:
             yield (
                 f"topic {spec.topic} has {state.partitions} partitions, kafka.partitions is {spec.partitions}:"
-                " add partitions with Kafka's own tools while no message is under way, or lower the setting"
+                " run 'dangerous-driving topics apply --add-partitions' while no message is under way, or lower the setting"
             )
         elif state.replication < spec.replication:
             yield (
                 f"topic {spec.topic} is kept {state.replication} times, kafka.replication is {spec.replication}:"
                 " reassign its partitions with Kafka's own tools, or lower the setting"
             )
+        else:
+            for name, value in spec.configuration.items():
+                found = state.configuration.get(name)
+                if state.configuration and found != value:
+                    yield f"topic {spec.topic} has {name} = {found}, wanted is {value}: run 'dangerous-driving topics apply'"
+            if 0 < state.in_sync < spec.min_insync_replicas:
+                yield (
+                    f"topic {spec.topic} has a partition with {state.in_sync} replicas in sync, {spec.min_insync_replicas} are"
+                    " needed to write: look for brokers that are down"
+                )
 
 
 def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = ()) -> dict[tuple[Topic, int], int]:
@@ -175,17 +226,29 @@ def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = 
     Raises:
         BrokerError: no broker answered in time, or it refused.
     """
-    with _admin(kafka) as admin, broker_errors(kafka, f"cannot read the offsets of group {group}"):
+    with _admin(kafka) as admin:
+        return lag_of(kafka, admin, group, follows=follows)
+
+
+def lag_of(
+    kafka: KafkaSettings, admin: KafkaAdminClient, group: str, *, follows: Collection[Topic] = ()
+) -> dict[tuple[Topic, int], int]:
+    """`group_lag` by a client that is open already.
+
+    Raises:
+        BrokerError: no broker answered in time, or it refused.
+    """
+    with broker_errors(kafka, f"cannot read the offsets of group {group}"):
         partitions = [
             TopicPartition(state.topic.value, partition)
-            for state in _states(admin).values()
+            for state in _states(kafka, admin).values()
             for partition in range(state.partitions)
         ]
         if not partitions:
             return {}
         committed = {
             partition: position.offset
-            for partition, position in admin.list_group_offsets({group: partitions})[group].items()
+            for partition, position in _committed(kafka, admin, group, partitions).items()
             if position.offset >= 0  # -1: nothing committed
         }
         followed = {partition.topic for partition in committed} | {topic.value for topic in follows}
@@ -202,26 +265,68 @@ def group_lag(kafka: KafkaSettings, group: str, *, follows: Collection[Topic] = 
     }
 
 
+def _committed(kafka: KafkaSettings, admin: KafkaAdminClient, group: str, partitions: list[TopicPartition]) -> Any:
+    # a new cluster makes the topic of the offsets when it is first asked for a group, and refuses until it is there
+    deadline = time.monotonic() + kafka.request_timeout
+    while True:
+        try:
+            return admin.list_group_offsets({group: partitions})[group]
+        except (
+            kafka_errors.CoordinatorNotAvailableError,
+            kafka_errors.CoordinatorLoadInProgressError,
+            kafka_errors.NotCoordinatorError,
+        ):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(COORDINATOR_PAUSE)
+
+
+def open_admin(kafka: KafkaSettings, client_id: str) -> KafkaAdminClient:
+    """A client for questions about topics and groups; to be closed.
+
+    Raises:
+        BrokerError: no broker answered in time.
+    """
+    with opening(kafka, client_id) as options:
+        return KafkaAdminClient(**options)
+
+
 @contextmanager
 def _admin(kafka: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    with opening(kafka, "dangerous-driving-topics") as options:
-        admin = KafkaAdminClient(**options)
+    admin = open_admin(kafka, "dangerous-driving-topics")
     try:
         yield admin
     finally:
         admin.close()
 
 
-def _states(admin: KafkaAdminClient) -> dict[Topic, TopicState]:
+def _states(kafka: KafkaSettings, admin: KafkaAdminClient) -> dict[Topic, TopicState]:
     names = {topic.value for topic in Topic}
+    found = [topic for topic in admin.describe_topics() if topic["name"] in names]
+    configurations = _configurations(kafka, admin, [topic["name"] for topic in found])
     return {
-        Topic(found["name"]): TopicState(
-            topic=Topic(found["name"]),
-            partitions=len(found["partitions"]),
-            replication=min((len(partition["replica_nodes"]) for partition in found["partitions"]), default=0),
+        Topic(topic["name"]): TopicState(
+            topic=Topic(topic["name"]),
+            partitions=len(topic["partitions"]),
+            replication=min((len(partition["replica_nodes"]) for partition in topic["partitions"]), default=0),
+            in_sync=min((len(partition["isr_nodes"]) for partition in topic["partitions"]), default=0),
+            configuration=configurations.get(topic["name"], {}),
         )
-        for found in admin.describe_topics()
-        if found["name"] in names
+        for topic in found
+    }
+
+
+def _configurations(kafka: KafkaSettings, admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    # the embedded broker has no settings, and hangs up on one who asks for them
+    if not names or (kafka.api_version is not None and tuple(kafka.api_version) <= EMBEDDED_API_VERSION):
+        return {}
+    wanted = list(topic_table(kafka)[0].configuration)
+    answer = admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names], config_filter="all"
+    )
+    return {
+        name: {key: str(entry["value"]) for key, entry in entries.items()}
+        for name, entries in answer.get("topic", {}).items()
     }
 
 

@@ -26,7 +26,9 @@ CLAIMS_SWEPT = Counter("assessment_claims_swept_total", "Claims of dead workers 
 # -- messaging
 
 KAFKA_CONSUMER_LAG = Gauge(
-    "kafka_consumer_lag", "Messages of a partition that this consumer has not been handed yet", ["topic", "partition"]
+    "kafka_consumer_lag",
+    "Messages of a partition that its group has not committed, told by the member that reads it",
+    ["group", "topic", "partition"],
 )
 KAFKA_PRODUCED = Counter(
     "kafka_produced_total", "Messages whose delivery ended, by outcome: acknowledged or failed", ["topic", "outcome"]

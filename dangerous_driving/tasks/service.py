@@ -1,56 +1,86 @@
 """The tasks service: detection results from the topic -> frames and tasks in the ledger -> tasks on the topic.
 
 Acknowledgement: offsets are committed after the ledger's transaction and the brokers' receipt of every task. A crash
-in between replays the batch, which changes nothing: every id derives from the message.
+in between replays the batch, which changes nothing: every id derives from the message. A message that the ledger or the
+topic refuses goes to ``dead-letter`` alone; the others of its batch go on.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import AssessmentTask, DetectionResult
-from dangerous_driving.errors import BrokerError, LedgerError
+from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError
 from dangerous_driving.ledger.frames import record_detections
 from dangerous_driving.ledger.schema import Partitions
-from dangerous_driving.messaging import Topic
+from dangerous_driving.messaging import Received, Topic
+from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver, Sender
 from dangerous_driving.observability.metrics import FRAMES_RECORDED, TASKS_CREATED
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
 log = structlog.get_logger(__name__)
 
-ResultT = TypeVar("ResultT")
+#: A capture time further ahead is a sender's wrong clock: its frame would stand in a window that closes in the future,
+#: with nobody to assess it until then. What lies in the past is recorded under its time, for the window lane.
+MAX_AHEAD = timedelta(days=1)
+
+
+def now_utc() -> datetime:
+    """The clock of a running service."""
+    return datetime.now(UTC)
 
 
 class TasksService:
-    """Turns detection results into tasks until it is stopped."""
+    """Turns detection results into tasks until it is stopped.
 
-    BATCH = 200
+    Args:
+        engine: of the ledger.
+        consumer: of detection results.
+        producer: for the tasks; None where the Flink job sends them and this service keeps the ledger alone.
+        window_length: s.
+        delivery_timeout: s for the brokers' receipts of one batch.
+        clock: tells a capture time in the future.
+    """
+
+    BATCH = 500
     POLL_SECONDS = 0.5
     RETRY_SECONDS = 1.0
 
     def __init__(
-        self, engine: Engine, consumer: Receiver, producer: Sender, *, window_length: int, delivery_timeout: float
+        self,
+        engine: Engine,
+        consumer: Receiver,
+        producer: Sender | None,
+        *,
+        window_length: int,
+        delivery_timeout: float,
+        clock: Callable[[], datetime] = now_utc,
     ) -> None:
         self._engine = engine
         self._consumer = consumer
         self._producer = producer
         self._window_length = window_length
         self._delivery_timeout = delivery_timeout
+        self._clock = clock
         self._partitions = Partitions()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; a batch in hand is finished first, unless a store it needs stays away."""
         while not stop.is_set():
-            received = self._consumer.poll(self.POLL_SECONDS, self.BATCH)
-            results = [item.message for item in received if isinstance(item.message, DetectionResult)]
-            if results and self._until_done(stop, lambda batch=results: self.handle(batch)):  # type: ignore[misc]
-                self._consumer.commit()
+            try:
+                received = self._consumer.poll(self.POLL_SECONDS, self.BATCH)
+                if received and self._until_done(stop, received):
+                    self._consumer.commit()
+            except BrokerError as error:
+                # a dead letter or a commit that the brokers did not take: the messages come again and change nothing
+                log.warning("batch_comes_again", reason=str(error))
+                stop.wait(self.RETRY_SECONDS)
 
     def handle(self, results: Sequence[DetectionResult]) -> list[AssessmentTask]:
         """Record one batch and send its tasks; returns the tasks.
@@ -61,18 +91,34 @@ class TasksService:
         """
         tasks = [task for result in results for task in tasks_from_detection(result)]
         new = record_detections(self._engine, self._partitions, results, tasks, window_length=self._window_length)
-        deliveries = [self._producer.send(Topic.ASSESSMENT_TASKS, task, key=task.camera_id) for task in tasks]
-        for delivery in deliveries:
-            delivery.result(self._delivery_timeout)
+        if self._producer is not None:
+            deliveries = [self._producer.send(Topic.ASSESSMENT_TASKS, task, key=task.camera_id) for task in tasks]
+            for delivery in deliveries:
+                delivery.result(self._delivery_timeout)
+            TASKS_CREATED.inc(len(tasks))
         FRAMES_RECORDED.inc(new)
-        TASKS_CREATED.inc(len(tasks))
         return tasks
 
-    def _until_done(self, stop: threading.Event, work: Callable[[], ResultT]) -> bool:
+    def _work(self, received: Sequence[Received[DetectionResult]]) -> None:
+        latest = self._clock() + MAX_AHEAD
+        usable = []
+        for item in received:
+            if item.message.timestamp > latest:
+                reason = f"DetectionResult.timestamp: {item.message.timestamp:%Y-%m-%d %H:%M} UTC lies in the future; is the sender's clock right?"
+                self._consumer.set_aside(item, reason, "timestamp")
+            else:
+                usable.append(item)
+        if usable:
+            without_refused(usable, lambda part: self.handle([item.message for item in part]), self._refused)
+
+    def _refused(self, item: Received[DetectionResult], error: DangerousDrivingError) -> None:
+        self._consumer.set_aside(item, str(error))
+
+    def _until_done(self, stop: threading.Event, received: Sequence[Received[DetectionResult]]) -> bool:
         # the batch stays in hand: neither lost nor committed while the database or the brokers are away
         while True:
             try:
-                work()
+                self._work(received)
             except (LedgerError, BrokerError) as error:
                 if not error.retriable:
                     raise  # a defect: uncommitted and loud, not one more try for ever

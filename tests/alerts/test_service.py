@@ -51,6 +51,7 @@ class FakeConsumer:
         self.batches = list(batches)
         self.committed = 0
         self.handed_out = 0
+        self.set_asides: list[tuple[Received[Any], str, str]] = []
         self.backlog = 0
         self.paused = False
         self.fail_commit: BaseException | None = None
@@ -65,6 +66,9 @@ class FakeConsumer:
             Received(Topic.RISK_ASSESSMENT_RESULTS, 0, offset, None, message)
             for offset, message in enumerate(self.batches[self.handed_out - 1])
         ]
+
+    def set_aside(self, item: Received[Any], reason: str, field: str = "") -> None:
+        self.set_asides.append((item, reason, field))
 
     def commit(self) -> bool:
         if self.fail_commit:

@@ -150,6 +150,7 @@ class Batches:
         self._waiting: list[list[Any]] = []
         self._lock = threading.Lock()
         self.commits = 0
+        self.set_asides: list[tuple[Any, str, str]] = []
         self.on_commit: Callable[[], None] = lambda: None
 
     def offer(self, received: list[Any]) -> None:
@@ -162,6 +163,9 @@ class Batches:
                 return self._waiting.pop(0)
         threading.Event().wait(min(timeout, 0.02))
         return []
+
+    def set_aside(self, item: Any, reason: str, field: str = "") -> None:
+        self.set_asides.append((item, reason, field))
 
     def commit(self) -> bool:
         self.commits += 1

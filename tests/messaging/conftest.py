@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,18 +13,24 @@ import pytest
 from dangerous_driving.contracts import DetectionResult
 from dangerous_driving.messaging import Consumer, EmbeddedBroker, Producer, Received, apply, embedded_kafka_settings
 from dangerous_driving.settings import KafkaSettings
+from infra.kafka.cluster import KafkaCluster
+from tests.conftest import missing_component
 
 #: s; far above what a healthy broker needs, so that only a hang reaches it
 PATIENCE = 40.0
 
 
-@pytest.fixture(scope="session", params=["embedded"])
+@pytest.fixture(scope="session", params=["embedded", "cluster"])
 def broker(request: pytest.FixtureRequest) -> Iterator[KafkaSettings]:
-    """Settings of a running broker that has all topics."""
+    """Settings of a running broker that has all topics: the demo's, and three of Apache Kafka."""
+    if request.param == "cluster":
+        cluster: KafkaCluster = request.getfixturevalue("kafka_cluster")
+        kafka = KafkaSettings(bootstrap_servers=cluster.bootstrap_servers, session_timeout=6.0)
+        apply(kafka)
+        yield kafka
+        return
     if importlib.util.find_spec("confluent_kafka") is None:
-        if os.environ.get("CI"):
-            pytest.fail("confluent-kafka is missing: the embedded broker cannot start")
-        pytest.skip("the embedded broker needs the package confluent-kafka: pip install -e '.[embedded]'")
+        missing_component("the embedded broker needs the package confluent-kafka: pip install -e '.[embedded]'")
     with EmbeddedBroker() as embedded:
         # changes in a group take the session time-out there
         kafka = embedded_kafka_settings(embedded.bootstrap_servers).model_copy(update={"session_timeout": 3.0})

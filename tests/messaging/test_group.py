@@ -8,7 +8,7 @@ from typing import Self
 import pytest
 
 from dangerous_driving.contracts import DetectionResult
-from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, group_lag
+from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
 from dangerous_driving.observability.metrics import KAFKA_CONSUMER_LAG
 from dangerous_driving.settings import KafkaSettings
 from tests.messaging.conftest import PATIENCE, frame, numbers, receive, wait_until
@@ -56,6 +56,15 @@ def test_a_commit_covers_only_what_was_handed_out(kafka: KafkaSettings, producer
     with member(kafka) as second:
         rest = numbers(receive(second, camera, 10 - len(handed_out)), camera)
     assert handed_out + rest == list(range(10))
+
+
+def told() -> dict[tuple[str, ...], float]:
+    """What the metric says, by group, topic and partition."""
+    return {
+        tuple(sample.labels[name] for name in ("group", "topic", "partition")): sample.value
+        for metric in KAFKA_CONSUMER_LAG.collect()
+        for sample in metric.samples
+    }
 
 
 class Worker:
@@ -137,16 +146,16 @@ def test_lag_is_what_was_not_handed_out_and_group_lag_what_was_not_committed(
         [(topic, partition)] = [place for place, lag in lags.items() if lag]
         assert lags[topic, partition] == 25
         assert group_lag(kafka, consumer.group)[topic, partition] == 25
-        gauge = KAFKA_CONSUMER_LAG.labels(topic="detection-results", partition=str(partition))
-        assert gauge._value.get() == 25
+        place = (consumer.group, "detection-results", str(partition))
+        with LagMeter(kafka.model_copy(update={"lag_interval": 0.1}), consumer):
+            wait_until(lambda: told().get(place) == 25, "the metric")
+        assert place not in told()  # a stopped service lags no more
         receive(consumer, camera, 25)
         assert consumer.lag()[topic, partition] == 0
         assert group_lag(kafka, consumer.group)[topic, partition] == 25
         wait_until(consumer.commit, "the commit")
         assert group_lag(kafka, consumer.group)[topic, partition] == 0
         assert len(group_lag(kafka, consumer.group)) == kafka.partitions
-    labels = {tuple(sample.labels.values()) for metric in KAFKA_CONSUMER_LAG.collect() for sample in metric.samples}
-    assert ("detection-results", str(partition)) not in labels  # a closed consumer lags no more
 
 
 def test_a_paused_consumer_hands_out_nothing_keeps_its_partitions_and_goes_on_where_it_stopped(

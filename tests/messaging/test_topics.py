@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from dangerous_driving.contracts import DetectionResult
 from dangerous_driving.errors import BrokerError
@@ -16,11 +18,15 @@ from dangerous_driving.messaging import (
     Topic,
     apply,
     check,
+    describe,
     embedded_kafka_settings,
     group_lag,
     topic_table,
 )
+from dangerous_driving.messaging.topics import open_admin
 from dangerous_driving.settings import KafkaSettings
+from infra.kafka.cluster import ClusterError, KafkaCluster
+from tests.conftest import missing_component
 
 
 def test_the_table_is_that_of_the_design() -> None:
@@ -77,3 +83,45 @@ def test_what_differs_from_the_table_is_named(broker: KafkaSettings) -> None:
 @pytest.mark.integration
 def test_a_group_that_never_was_has_no_lag(kafka: KafkaSettings) -> None:
     assert group_lag(kafka, "nobody") == {}
+
+
+@pytest.mark.integration
+def test_what_differs_on_existing_topics_is_named_and_set(kafka_cluster: KafkaCluster) -> None:
+    kafka = KafkaSettings(bootstrap_servers=kafka_cluster.bootstrap_servers)
+    apply(kafka)
+    admin = open_admin(kafka, "test")
+    try:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "alerts", {"retention.ms": "1000"})])
+    finally:
+        admin.close()
+    [problem] = check(kafka)
+    assert "topic alerts has retention.ms = 1000, wanted is 86400000" in problem
+    changed = {line.state.topic: line.changes for line in apply(kafka) if line.outcome is Outcome.CHANGED}
+    assert changed == {Topic.ALERTS: ("retention.ms 1000 -> 86400000",)}
+    assert check(kafka) == []
+    assert {line.outcome for line in apply(kafka)} == {Outcome.EXISTED}
+    state = describe(kafka)[Topic.ALERTS]
+    assert (state.partitions, state.replication) == (16, 3)
+    assert state.configuration["min.insync.replicas"] == "2"
+
+
+@pytest.mark.integration
+def test_partitions_are_added_only_when_asked_for(tmp_path: Path) -> None:
+    with KafkaCluster(tmp_path, brokers=1) as cluster:
+        try:
+            cluster.start()
+        except ClusterError as error:
+            missing_component(f"no Apache Kafka: {error}")
+        few = KafkaSettings(
+            bootstrap_servers=cluster.bootstrap_servers, partitions=2, replication=1, min_insync_replicas=1
+        )
+        apply(few)
+        more = few.model_copy(update={"partitions": 3})
+        assert "--add-partitions" in check(more)[0]
+        apply(more)
+        assert describe(more)[Topic.ALERTS].partitions == 2
+        apply(more, add_partitions=True)
+        assert {topic: state.partitions for topic, state in describe(more).items()} == {
+            topic: 1 if topic is Topic.DEAD_LETTER else 3 for topic in Topic
+        }
+        assert check(more) == []

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -40,6 +41,7 @@ class FakeBroker:
         self._batches = deque(batches)
         self._stop = stop
         self.refusals = 0
+        self.set_asides: list[tuple[Received[Any], str, str]] = []
         self.sent: list[tuple[Topic, Message, str]] = []
         self.commits_at: list[int] = []
 
@@ -51,6 +53,9 @@ class FakeBroker:
             Received(Topic.DETECTION_RESULTS, 0, offset, message.camera_id, message)
             for offset, message in enumerate(self._batches.popleft())
         ]
+
+    def set_aside(self, item: Received[Any], reason: str, field: str = "") -> None:
+        self.set_asides.append((item, reason, field))
 
     def commit(self) -> bool:
         self.commits_at.append(len(self.sent))
