@@ -29,6 +29,7 @@ from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.settings_alerts import AlertsSettings
+from dangerous_driving.settings_notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings_section import Section
 
 ENV_PREFIX = "DD_"
@@ -390,6 +391,8 @@ class Settings(BaseSettings):
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
     alerts: AlertsSettings = AlertsSettings()
+    notifications: NotificationsSettings = NotificationsSettings()
+    redis: RedisSettings = RedisSettings()
     realtime: RealtimeSettings = RealtimeSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
     demo: DemoSettings = DemoSettings()

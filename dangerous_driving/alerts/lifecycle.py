@@ -12,7 +12,7 @@ or a level read from the stream a ``provisional`` one. Its id derives from the t
 
 - ``|dt| <= gap``, where ``gap = max(silence, silence_intervals x frame interval)``,
 - the places are near (:mod:`~dangerous_driving.alerts.place`), and
-- the risk types meet; with an alert or a sighting that has none yet, all meet.
+- the risk types meet: they name the same kind of danger (:func:`types_meet`), or one of the two has none yet.
 
 Of several such alerts it is the nearest one. Times are capture times, so an answer may come late: one about an earlier
 frame joins (it may raise the peak and add types), but moves neither place nor time back. Two alerts that a late answer
@@ -56,6 +56,7 @@ from dangerous_driving.alerts.inputs import Sighting, Tick, VerdictGiven, input_
 from dangerous_driving.alerts.place import distance, reach
 from dangerous_driving.alerts.quiet import KeptQuiet, QuietRules, rules_for
 from dangerous_driving.alerts.tracking import TrackedAlert, opened, with_sighting, withdrawn, without_claim
+from dangerous_driving.assessment.risk import families_of
 from dangerous_driving.contracts import (
     Alert,
     AlertBasis,
@@ -377,8 +378,13 @@ _Pair = tuple[TrackedAlert | None, TrackedAlert]
 
 
 def types_meet(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
-    """Whether two scenes may be one by their risk types; what has none yet meets all."""
-    return not first or not second or bool(set(first) & set(second))
+    """Whether two scenes may be one by their risk types: they share one, or name the same kind of danger.
+
+    What has no type yet meets all, and so does what has only types that are in no table: they are a model's wording,
+    which changes from frame to frame.
+    """
+    kinds, other_kinds = families_of(first), families_of(second)
+    return not kinds or not other_kinds or bool(kinds & other_kinds) or bool(set(first) & set(second))
 
 
 def _judged(state: CameraState, given: VerdictGiven) -> list[_Pair]:

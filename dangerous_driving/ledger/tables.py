@@ -416,6 +416,7 @@ class Notification(Base):
     due_at: Mapped[datetime]  # not before then
     claimed_until: Mapped[datetime | None]  # a sender has it in hand; afterwards another one may try
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    first_tried_at: Mapped[datetime | None]
     last_error: Mapped[str] = mapped_column(server_default="")
     sent_at: Mapped[datetime | None]
 

@@ -50,6 +50,7 @@ STATEMENTS = (
         due_at TIMESTAMP WITH TIME ZONE NOT NULL,
         claimed_until TIMESTAMP WITH TIME ZONE,
         attempts INTEGER DEFAULT 0 NOT NULL,
+        first_tried_at TIMESTAMP WITH TIME ZONE,
         last_error TEXT DEFAULT '' NOT NULL,
         sent_at TIMESTAMP WITH TIME ZONE,
         CONSTRAINT pk_notification PRIMARY KEY (notification_id),
