@@ -123,6 +123,7 @@ NOTIFICATION_SECONDS = Histogram(
     ["receiver"],
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200),
 )
+REDIS_FED = Counter("redis_fed_total", "Messages brought to Redis for big screens", ["type"])
 WEBSOCKET_CLIENTS = Gauge("websocket_clients", "Browsers and other clients connected to this bridge")
 WEBSOCKET_DROPPED = Counter(
     "websocket_dropped_total", "Messages not sent to a client that was slow, by type (never alerts)", ["type"]
