@@ -61,12 +61,12 @@ test: $(VENV)/.dev opencv-libraries system-packages s3-server
 test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries
 	$(ULTRALYTICS)/bin/python -m pytest -W default tests/ultralytics tests/detection/test_cpu.py
 
-# A real Chromium for the page tests, and GStreamer's RTSP server for those of the cameras.
+# A real Chromium for the page tests, GStreamer's RTSP server for those of the cameras, MQTT broker and Redis for notifications.
 # Elsewhere than on Debian, or without root, tests say what is missing.
 SYSTEM_PACKAGES := chromium fonts-dejavu-core python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
-	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto redis-server
 system-packages:
-	@if ! { command -v chromium && /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
+	@if ! { command -v chromium && command -v mosquitto && command -v redis-server && /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
 			&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
 	fi

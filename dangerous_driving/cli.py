@@ -14,8 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import camera_commands, topic_commands, weights_commands
-from dangerous_driving.errors import BrokerError, ConfigError, DangerousDrivingError, LedgerError, ObjectStoreError
+from dangerous_driving import alert_commands, camera_commands, notification_commands, topic_commands, weights_commands
+from dangerous_driving.errors import (
+    BrokerError,
+    ConfigError,
+    DangerousDrivingError,
+    DeliveryError,
+    LedgerError,
+    ObjectStoreError,
+)
 
 if TYPE_CHECKING:
     from dangerous_driving.settings import Settings
@@ -35,6 +42,8 @@ windows = typer.Typer(help="Camera x time windows, the window lane without Dagst
 app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
+app.add_typer(alert_commands.app, name="alerts")
+app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
 app.add_typer(config, name="config")
@@ -85,11 +94,19 @@ def assess(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 
 @app.command()
-def alerts(config: ConfigOption = None, leash: LeashOption = False) -> None:
-    """Open, continue and close alerts from results."""
+def notify(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Tell receivers of alerts: webhooks, e-mail, MQTT."""
     from dangerous_driving import services
 
-    services.alerts(_settings(config), leash=leash)
+    services.notify(_settings(config), leash=leash)
+
+
+@app.command("redis-feed")
+def redis_feed(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Bring results and alerts to Redis, for big screens."""
+    from dangerous_driving import services
+
+    services.redis_feed(_settings(config), leash=leash)
 
 
 @app.command()
@@ -321,7 +338,7 @@ def main() -> None:
         app()
     except DangerousDrivingError as error:
         err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError)
+        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError | DeliveryError)
         sys.exit(2 if user_can_mend else 1)
 
 

@@ -400,7 +400,13 @@ class Alert(Message):
     last_task_id: str
     last_request_id: str  # messageId of the last frame
     group_image_url: str | None = None
-    notify: bool = False  # this change is to ring: live, fresh and at the notification level
+    notify: bool = False  # this change is to ring: live, fresh and at the notification level, or an escalation
+    # this change is the first that reaches this level and is to be told (receivers have minimum levels of their own) …
+    reached_level: RiskLevel | None = None
+    # … but not before then: quiet hours, or the camera is snoozed
+    held_reason: Literal["quiet_hours", "snooze"] | None = None
+    held_until: Timestamp | None = None
+    escalation: int = 0  # nobody has judged it: this change rings for the n-th further time
     simulated: bool = False
     verdict: Verdict | None = None
     verdict_by: str | None = None

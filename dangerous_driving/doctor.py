@@ -24,6 +24,7 @@ from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import check as check_topics
 from dangerous_driving.objects import open_store
 from dangerous_driving.settings import LlmSettings, Settings
+from dangerous_driving.settings_notifications import AnyReceiver
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ def examine(settings: Settings) -> list[Finding]:
         "weights": weights,
         "prompt": lambda found: f"version {load_prompt(found.llm.prompt_version).version}",
     }
+    if settings.redis.url is not None:
+        parts["redis"] = redis
     findings = [_finding(part, lambda look=look: look(settings)) for part, look in parts.items()]  # type: ignore[misc]
-    return [*findings, *endpoint_and_keys(settings)]
+    return [*findings, *receivers(settings), *endpoint_and_keys(settings)]
 
 
 def _finding(part: str, look: Callable[[], str]) -> Finding:
@@ -92,6 +95,33 @@ def weights(settings: Settings) -> str:
     from dangerous_driving.detection.engine import open_engine as open_detector
 
     return f"{open_detector(settings.detection).model_name} on engine {settings.detection.engine}"
+
+
+def redis(settings: Settings) -> str:
+    """Ask the server of the big screens' feed."""
+    from dangerous_driving.alerts.redis_feed import check
+
+    return check(settings.redis)
+
+
+def receivers(settings: Settings) -> list[Finding]:
+    """Reach each receiver of notifications, without a message (``notifications test`` sends one)."""
+    return [
+        _finding(f"receiver {receiver.name}", lambda receiver=receiver: _receiver(settings, receiver))  # type: ignore[misc]
+        for receiver in settings.notifications.receivers
+    ]
+
+
+def _receiver(settings: Settings, receiver: AnyReceiver) -> str:
+    from dangerous_driving.notifications.opening import open_channel
+    from dangerous_driving.notifications.rendering import Renderer
+
+    Renderer(receiver)
+    channel = open_channel(receiver, settings.camera.secrets_folder, node=settings.node)
+    try:
+        return channel.check()
+    finally:
+        channel.close()
 
 
 def endpoint_and_keys(settings: Settings) -> list[Finding]:

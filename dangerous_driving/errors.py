@@ -16,6 +16,8 @@
     │   ├── StatementRefusedError  it does not take these values
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
     ├── PictureError           a picture cannot be decoded                                task: failed
+    ├── DeliveryError          a receiver of notifications did not take a message         retriable
+    │   └── RefusedError       it answered that it will not
     ├── NoKeyError             no API key may send a request now                          retriable
     ├── AnswerError            an answer of the LLM cannot be understood                  task: failed
     └── LlmError               a request to the LLM endpoint failed
@@ -127,6 +129,23 @@ class StaleClaimError(LedgerError):
 
 class PictureError(DangerousDrivingError):
     """A picture cannot be decoded: it is damaged, or of a kind that OpenCV does not read."""
+
+
+class DeliveryError(DangerousDrivingError):
+    """A receiver of notifications did not take a message, or could not be reached.
+
+    ``retry_after``: s, where the receiver says so. The text carries no credentials.
+    """
+
+    retriable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class RefusedError(DeliveryError):
+    """The receiver answered that it does not take this message; others may pass, so they are not kept back by it."""
 
 
 class NoKeyError(DangerousDrivingError):

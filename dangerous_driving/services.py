@@ -14,8 +14,8 @@ import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.windows import Window
-from dangerous_driving.contracts import AssessmentTask, DetectionResult, RiskAssessmentResult
-from dangerous_driving.errors import LedgerError
+from dangerous_driving.contracts import Alert, AssessmentTask, DetectionResult, RiskAssessmentResult
+from dangerous_driving.errors import ConfigError, LedgerError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
@@ -41,6 +41,12 @@ GROUPS: dict[str, tuple[Topic, ...]] = {
 }
 
 
+#: The same of services that run only where somebody wants them.
+EXTRA_GROUPS: dict[str, tuple[Topic, ...]] = {
+    "redis-feed": (Topic.RISK_ASSESSMENT_RESULTS, Topic.ALERTS),
+}
+
+
 def group_name(settings: Settings, service: str) -> str:
     """The service's consumer group."""
     return f"{settings.kafka.group_prefix}.{service}"
@@ -53,7 +59,7 @@ def lag_by_topic(settings: Settings, service: str) -> dict[Topic, int]:
         BrokerError: no broker answered.
     """
     per_topic: dict[Topic, int] = {}
-    lags = group_lag(settings.kafka, group_name(settings, service), follows=GROUPS[service])
+    lags = group_lag(settings.kafka, group_name(settings, service), follows=(GROUPS | EXTRA_GROUPS)[service])
     for (topic, _), lag in lags.items():
         per_topic[topic] = per_topic.get(topic, 0) + lag
     return per_topic
@@ -268,6 +274,49 @@ def alerts(settings: Settings, *, leash: bool) -> None:
     ):
         process.ready()
         AlertsService(engine, consumer, producer, settings).run(process.stop)
+
+
+def notify(settings: Settings, *, leash: bool) -> None:
+    """What alerts tell -> receivers: webhooks, e-mail, MQTT.
+
+    Raises:
+        ConfigError: there is no receiver, or one of them is unusable.
+    """
+    from dangerous_driving.notifications.opening import open_posts
+    from dangerous_driving.notifications.service import NotifyService
+
+    if not settings.notifications.receivers:
+        raise ConfigError(
+            "notifications.receivers", "there is none, so nobody could be told", "add one to the settings file"
+        )
+    posts = open_posts(settings)
+    with ServiceProcess("notify", settings, leash=leash) as process, _ledger(settings, "notify") as engine:
+        process.ready()
+        NotifyService(engine, posts, settings.notifications, store=open_store(settings.objects)).run(process.stop)
+
+
+def redis_feed(settings: Settings, *, leash: bool) -> None:
+    """Results and alerts -> Redis, for the big screens of the old system.
+
+    Raises:
+        ConfigError: no address is set, or the extra `redis` is not installed.
+    """
+    from dangerous_driving.alerts.redis_feed import RedisFeed, open_redis
+
+    server = open_redis(settings.redis)
+    with (
+        ServiceProcess("redis-feed", settings, leash=leash) as process,
+        Producer(settings.kafka, f"redis-feed-{settings.node}") as producer,
+        Consumer[RiskAssessmentResult | Alert](
+            settings.kafka,
+            {Topic.RISK_ASSESSMENT_RESULTS: RiskAssessmentResult, Topic.ALERTS: Alert},
+            name="redis-feed",
+            policy=AckPolicy.AFTER_EFFECT,
+            dead_letters=producer,
+        ) as consumer,
+    ):
+        process.ready()
+        RedisFeed(server, consumer, settings.redis).run(process.stop)
 
 
 def realtime(settings: Settings, *, leash: bool) -> None:

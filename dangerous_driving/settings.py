@@ -26,12 +26,17 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dangerous_driving.camera.address import is_misread, shown
-from dangerous_driving.contracts import CAMERA_ID_PATTERN, RiskLevel
+from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings_alerts import AlertsSettings
+from dangerous_driving.settings_notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings_section import Section
 from dangerous_driving.settings_tasks import TasksSettings
 
 ENV_PREFIX = "DD_"
+
+#: Sections that other modules hold; they are imported from here.
+__all__ = ["AlertsSettings", "Section", "TasksSettings"]
 
 
 def _a_camera_id(value: str) -> str:
@@ -340,25 +345,6 @@ class WindowsSettings(Section):
         return length
 
 
-class AlertsSettings(Section):
-    """The alert lifecycle (DESIGN section 8)."""
-
-    open_level: RiskLevel = Field(default=RiskLevel.MEDIUM, description="an alert opens at this level or above")
-    notify_level: RiskLevel = Field(default=RiskLevel.HIGH, description="an alert rings at this level or above")
-    geometry_priority: float | None = Field(
-        default=0.9, ge=0, le=1, description="a group of this priority opens a provisional alert at once; null: never"
-    )
-    silence: float = Field(default=3.0, gt=0, description="s without a continuation until an alert may close")
-    silence_intervals: float = Field(default=3.0, gt=0, description="the same in frame intervals; the longer counts")
-    lateness: float = Field(
-        default=10.0, ge=0, description="s that an answer may be late until silence is believed; closing waits for it"
-    )
-    answer_timeout: float = Field(
-        default=60.0, gt=0, description="s until a provisional alert without answer is withdrawn"
-    )
-    live_age: float = Field(default=60.0, gt=0, description="s; older results notify nobody")
-
-
 class RealtimeSettings(Section):
     """The bridge to the browser."""
 
@@ -408,6 +394,8 @@ class Settings(BaseSettings):
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
     alerts: AlertsSettings = AlertsSettings()
+    notifications: NotificationsSettings = NotificationsSettings()
+    redis: RedisSettings = RedisSettings()
     realtime: RealtimeSettings = RealtimeSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
     demo: DemoSettings = DemoSettings()

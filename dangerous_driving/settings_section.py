@@ -1,4 +1,4 @@
-"""What every section of the settings has in common."""
+"""What every section of the settings is."""
 
 from __future__ import annotations
 

@@ -100,14 +100,14 @@ def topics_lag(
     config: ConfigOption = None,
 ) -> None:
     """Show how many messages each consumer group has before it."""
-    from dangerous_driving.services import GROUPS, group_name, lag_by_topic
+    from dangerous_driving.services import EXTRA_GROUPS, GROUPS, group_name, lag_by_topic
 
     settings = _settings(config)
     lags = {
         group_name(settings, service): {
             topic.value: lag for topic, lag in sorted(lag_by_topic(settings, service).items())
         }
-        for service in GROUPS
+        for service in [*GROUPS, *(EXTRA_GROUPS if settings.redis.url else ())]
     }
     if as_json:
         sys.stdout.write(json.dumps(lags) + "\n")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from dangerous_driving.alerts.quiet import Quiet
 from dangerous_driving.contracts import (
     LIVE_RUN,
     AlertBasis,
@@ -48,6 +49,8 @@ class Sighting(Message):
     description: str = ""
     group_image_url: str | None = None
     simulated: bool = False
+    frame_interval: float | None = None  # s, of the camera then; kept, since a replay must not see a later one
+    quiet: Quiet | None = None  # notifications were held then
 
     @property
     def input_id(self) -> str:
@@ -56,10 +59,12 @@ class Sighting(Message):
 
 
 class Tick(Message):
-    """The clock: silence closes alerts, and an answer that stays away withdraws them."""
+    """The clock: silence closes alerts, an answer that stays away withdraws them, what nobody judges rings again."""
 
     kind: Literal["tick"] = "tick"
     at: Timestamp
+    frame_interval: float | None = None
+    quiet: Quiet | None = None
 
     @property
     def input_id(self) -> str:

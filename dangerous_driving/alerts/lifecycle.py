@@ -12,7 +12,7 @@ or a level read from the stream a ``provisional`` one. Its id derives from the t
 
 - ``|dt| <= gap``, where ``gap = max(silence, silence_intervals x frame interval)``,
 - the places are near (:mod:`~dangerous_driving.alerts.place`), and
-- the risk types meet; with an alert or a sighting that has none yet, all meet.
+- the risk types meet: they name the same kind of danger (:func:`types_meet`), or one of the two has none yet.
 
 Of several such alerts it is the nearest one. Times are capture times, so an answer may come late: one about an earlier
 frame joins (it may raise the peak and add types), but moves neither place nor time back. Two alerts that a late answer
@@ -27,11 +27,19 @@ silence. ``peak = max(confirmed levels, level)``.
 ``open -> closed`` when ``now - last_seen_at > gap + lateness``; ``provisional -> withdrawn`` when
 ``now - last_seen_at > answer_timeout``. An answer that comes later still joins the closed alert that it belongs to.
 
-**Ringing.** A change carries ``notify`` once per alert: when its peak reaches `notify_level`, its frame is younger than
-`live_age` and nobody has judged the alert. Geometry and streamed levels older than `live_age` do nothing: the whole
-answer, which is never passed over, comes or has come.
+**Ringing.** A change carries ``reached_level`` when the alert's peak rises above what was told of it, its frame is younger
+than `live_age` and nobody has judged the alert; and ``notify``, once per alert, when that is `notify_level` or above.
+Geometry and streamed levels older than `live_age` do nothing: the whole answer, which is never passed over, comes or
+has come.
 
-**Replay.** Every input that changed an alert is kept in its order. What changed nothing is not kept, and may therefore
+- *Cooldown.* Not within `cooldown` after another alert of the camera was told at that level or above, if their types
+  meet. Of an alert that was withdrawn this holds for claims only: a whole answer is news then.
+- *Quiet.* In quiet hours and snoozes the change carries ``held_until`` and does not ring: its notifications wait.
+- *Escalation.* An alert that has rung and that nobody has judged within `escalate_after` rings again, also after its
+  end (not after its withdrawal), at most `escalations` times; in quiet hours only after them.
+
+**Replay.** Every input that changed an alert is kept in its order, with what it depends on beside the alerts: the frame
+interval and the quiet of its camera at that time. What changed nothing is not kept, and may therefore
 only ever suppress (an answer that has come makes geometry of its task moot; a harmless one makes geometry at its place
 moot for `gap`): inputs that were kept were not suppressed, so replaying them gives the same alerts. An input that
 was applied is not applied again.
@@ -39,14 +47,16 @@ was applied is not applied again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from dangerous_driving.alerts.inputs import Sighting, Tick, VerdictGiven, input_id_of
 from dangerous_driving.alerts.place import distance, reach
-from dangerous_driving.alerts.tracking import TrackedAlert, opened, with_sighting, without_claim
+from dangerous_driving.alerts.quiet import KeptQuiet, QuietRules, rules_for
+from dangerous_driving.alerts.tracking import TrackedAlert, opened, with_sighting, withdrawn, without_claim
+from dangerous_driving.assessment.risk import families_of
 from dangerous_driving.contracts import (
     Alert,
     AlertBasis,
@@ -58,6 +68,9 @@ from dangerous_driving.contracts import (
     alert_id_of,
 )
 from dangerous_driving.settings import AlertsSettings
+
+#: An escalation that was missed (nothing ran) is made up for within this time.
+ESCALATION_AGE = timedelta(days=1)
 
 
 class Answer(Message):
@@ -73,13 +86,15 @@ class Answer(Message):
 class CameraState:
     """All that the lifecycle of one camera's alerts depends on.
 
-    ``alerts`` are the live ones and those ended ones whose time (give or take the gap) an input may touch. ``applied``
+    ``alerts`` are the live ones, those ended ones whose time (give or take the gap) an input may touch, those told of within
+    the cooldown, and those that may escalate. ``applied``
     are ids of inputs that have changed an alert; only those of the tasks at hand are needed. ``answers`` only suppress.
     """
 
     camera_id: str
     frame_interval: float = 1.8  # s
     simulated: bool = False
+    quiet: QuietRules = field(default_factory=QuietRules)
     alerts: tuple[TrackedAlert, ...] = ()
     applied: frozenset[str] = frozenset()
     answers: tuple[Answer, ...] = ()
@@ -102,28 +117,38 @@ class Lifecycle:
         self._live_age = timedelta(seconds=settings.live_age)
         self._answer_timeout = timedelta(seconds=settings.answer_timeout)
         self._lateness = timedelta(seconds=settings.lateness)
+        self.cooldown = timedelta(seconds=settings.cooldown)
+        self._escalate_after = timedelta(seconds=settings.escalate_after) if settings.escalate_after else None
 
     def gap(self, frame_interval: float) -> timedelta:
         """How far apart in time two looks at one scene may be, for a camera of this frame interval (s)."""
         return timedelta(seconds=max(self._settings.silence, self._settings.silence_intervals * frame_interval))
 
+    def quiet_rules(self, cameras: Iterable[str], kept: Mapping[str, KeptQuiet]) -> dict[str, QuietRules]:
+        """When each camera is quiet, by the settings and by what people have set (`kept`, by camera)."""
+        return {
+            camera_id: rules_for(camera_id, self._settings.quiet_hours, self._settings.time_zone, kept)
+            for camera_id in cameras
+        }
+
     def step(self, state: CameraState, given: Sighting | Tick | VerdictGiven) -> tuple[CameraState, list[AlertChange]]:
         """What the input makes of the camera's alerts. An input that was applied before changes nothing."""
         if given.input_id in state.applied:
             return state, []
+        given = _settled(state, given)
         match given:
             case Sighting(kind=AlertBasis.FINAL):
-                pairs = self._answered(state, given)
+                pairs = self._answered(_as_then(state, given), given)
                 state = self._with_answer(state, given)
             case Sighting():
-                pairs = self._claimed(state, given)
+                pairs = self._claimed(_as_then(state, given), given)
             case Tick():
-                pairs = self._ticked(state, given)
+                pairs = self._ticked(_as_then(state, given), given)
             case VerdictGiven():
                 pairs = _judged(state, given)
             case _:
                 assert_never(given)
-        changes = [self._change(before, after, given) for before, after in pairs]
+        changes = [self._change(state, before, after, given) for before, after in pairs]
         if not changes:
             return state, []
         by_id = {tracked.alert.alert_id: tracked for tracked in state.alerts}
@@ -179,7 +204,7 @@ class Lifecycle:
         own = self._own(state, sighting)
         if sighting.level.rank < self._settings.open_level.rank:
             return [] if own is None else [(own, without_claim(own, sighting.task_id))]
-        if own is not None and _types_meet(own.alert, sighting):
+        if own is not None and types_meet(own.alert.risk_types, sighting.risk_types):
             return [(own, self._with_answer_of(state, own, sighting))]
         # the stream's level was taken for another scene at this place
         pairs: list[_Pair] = [] if own is None else [(own, without_claim(own, sighting.task_id))]
@@ -207,12 +232,26 @@ class Lifecycle:
         pairs: list[_Pair] = []
         for tracked in state.alerts:
             unseen = tick.at - tracked.alert.last_seen_at
+            after = tracked
             if tracked.alert.state is AlertState.OPEN and unseen > silence:
-                pairs.append((tracked, self._closed(state, tracked)))
+                after = self._closed(state, tracked)
             elif tracked.alert.state is AlertState.PROVISIONAL and unseen > self._answer_timeout:
-                withdrawn = tracked.alert.model_copy(update={"state": AlertState.WITHDRAWN})
-                pairs.append((tracked, replace(tracked, alert=withdrawn)))
+                after = withdrawn(tracked)
+            if self._escalates(after, tick):
+                after = self._escalated(after, tick)
+            if after is not tracked:
+                pairs.append((tracked, after))
         return pairs
+
+    def _escalates(self, tracked: TrackedAlert, tick: Tick) -> bool:
+        due = tracked.tracking.escalate_at
+        return due is not None and tick.quiet is None and timedelta(0) <= tick.at - due <= ESCALATION_AGE
+
+    def _escalated(self, tracked: TrackedAlert, tick: Tick) -> TrackedAlert:
+        number = tracked.tracking.escalations + 1
+        again = self._escalate_after if number < self._settings.escalations else None
+        memory = {"escalations": number, "escalate_at": tick.at + again if again else None}
+        return replace(tracked, tracking=tracked.tracking.model_copy(update=memory))
 
     def _closed(self, state: CameraState, tracked: TrackedAlert) -> TrackedAlert:
         closed_at = tracked.alert.last_seen_at + self.gap(state.frame_interval)
@@ -230,7 +269,9 @@ class Lifecycle:
         gap = self.gap(state.frame_interval)
         found: list[tuple[bool, float, str, TrackedAlert]] = []
         for tracked in state.alerts:
-            if tracked.alert.state is AlertState.WITHDRAWN or not _types_meet(tracked.alert, sighting):
+            if tracked.alert.state is AlertState.WITHDRAWN or not types_meet(
+                tracked.alert.risk_types, sighting.risk_types
+            ):
                 continue
             look = min(tracked.tracking.trail, key=lambda look: abs(look.captured_at - sighting.captured_at))
             elapsed = sighting.captured_at - look.captured_at
@@ -244,36 +285,106 @@ class Lifecycle:
         # of the same task, with an id of its own
         stages = (input_id_of(sighting.task_id, basis) for basis in AlertBasis)
         source = sighting.input_id if state.applied.intersection(stages) else sighting.task_id
-        return opened(sighting, alert_id_of(source), simulated=state.simulated or sighting.simulated)
+        return opened(sighting, alert_id_of(source), simulated=sighting.simulated)
 
     def _change(
-        self, before: TrackedAlert | None, after: TrackedAlert, given: Sighting | Tick | VerdictGiven
+        self,
+        state: CameraState,
+        before: TrackedAlert | None,
+        after: TrackedAlert,
+        given: Sighting | Tick | VerdictGiven,
     ) -> AlertChange:
-        notify = isinstance(given, Sighting) and self._rings(after, given)
-        version, updated_at = (1, given.at)
+        shown: dict[str, object] = {"version": 1, "updated_at": given.at, **_NO_RING}
         if before is not None:
-            version, updated_at = before.alert.version + 1, max(before.alert.updated_at, given.at)
-        alert = after.alert.model_copy(update={"version": version, "updated_at": updated_at, "notify": notify})
-        tracking = after.tracking.model_copy(update={"notified": after.tracking.notified or notify})
+            shown |= {
+                "version": before.alert.version + 1,
+                "updated_at": max(before.alert.updated_at, given.at),
+            }
+        tracking = after.tracking
+        if isinstance(given, Sighting) and (level := self._reached(state, after, given)) is not None:
+            rings = level.rank >= self._settings.notify_level.rank and not tracking.notified
+            shown |= {
+                "reached_level": level,
+                "notify": rings and given.quiet is None,
+                "held_reason": given.quiet.reason if given.quiet else None,
+                "held_until": given.quiet.until if given.quiet else None,
+            }
+            tracking = tracking.model_copy(
+                update={"announced_level": level, "announced_at": given.at, "notified": tracking.notified or rings}
+            )
+            if rings and self._escalate_after is not None:
+                told_at = given.quiet.until if given.quiet else given.at
+                tracking = tracking.model_copy(update={"escalate_at": told_at + self._escalate_after})
+        elif before is not None and tracking.escalations > before.tracking.escalations:
+            shown |= {"notify": True, "escalation": tracking.escalations}
+        alert = after.alert.model_copy(update=shown)
         return AlertChange(before.alert if before else None, TrackedAlert(alert, tracking), given)
 
-    def _rings(self, tracked: TrackedAlert, sighting: Sighting) -> bool:
-        return (
-            not tracked.tracking.notified
-            and tracked.alert.verdict is None
-            and tracked.alert.state is not AlertState.WITHDRAWN
-            and tracked.alert.peak_level.rank >= self._settings.notify_level.rank
-            and sighting.at - sighting.captured_at <= self._live_age
-        )
+    def _reached(self, state: CameraState, tracked: TrackedAlert, sighting: Sighting) -> RiskLevel | None:
+        alert, tracking = tracked.alert, tracked.tracking
+        told, level = tracking.announced_level, alert.peak_level
+        if (
+            alert.verdict is not None
+            or alert.state is AlertState.WITHDRAWN
+            or sighting.at - sighting.captured_at > self._live_age
+            or (told.rank >= level.rank if told else tracking.notified)  # notified alone: a row of an older version
+            or self._covered(state, tracked, sighting.at)
+        ):
+            return None
+        return level
+
+    def _covered(self, state: CameraState, tracked: TrackedAlert, at: datetime) -> bool:
+        # by what was told of another alert just before
+        alert = tracked.alert
+        for other in state.alerts:
+            memory = other.tracking
+            if (
+                other.alert.alert_id != alert.alert_id
+                and memory.announced_at is not None
+                and memory.announced_level is not None
+                and at - memory.announced_at < self.cooldown
+                and memory.announced_level.rank >= alert.peak_level.rank
+                and not (other.alert.state is AlertState.WITHDRAWN and alert.basis is AlertBasis.FINAL)
+                and types_meet(other.alert.risk_types, alert.risk_types)
+            ):
+                return True
+        return False
+
+
+_NO_RING: dict[str, object] = {
+    "notify": False,
+    "reached_level": None,
+    "held_reason": None,
+    "held_until": None,
+    "escalation": 0,
+}
+
+
+def _settled(state: CameraState, given: Sighting | Tick | VerdictGiven) -> Sighting | Tick | VerdictGiven:
+    """The input with all that it depends on beside the alerts, as it is kept; one that was kept stays as it is."""
+    if isinstance(given, VerdictGiven) or given.frame_interval is not None:
+        return given
+    then: dict[str, object] = {"frame_interval": state.frame_interval, "quiet": state.quiet.at(given.at)}
+    if isinstance(given, Sighting):
+        then["simulated"] = given.simulated or state.simulated
+    return given.model_copy(update=then)
+
+
+def _as_then(state: CameraState, given: Sighting | Tick) -> CameraState:
+    return replace(state, frame_interval=given.frame_interval or state.frame_interval)
 
 
 _Pair = tuple[TrackedAlert | None, TrackedAlert]
 
 
-def _types_meet(alert: Alert, sighting: Sighting) -> bool:
-    if not alert.risk_types or not sighting.risk_types:
-        return True
-    return bool(set(alert.risk_types) & set(sighting.risk_types))
+def types_meet(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+    """Whether two scenes may be one by their risk types: they share one, or name the same kind of danger.
+
+    What has no type yet meets all, and so does what has only types that are in no table: they are a model's wording,
+    which changes from frame to frame.
+    """
+    kinds, other_kinds = families_of(first), families_of(second)
+    return not kinds or not other_kinds or bool(kinds & other_kinds) or bool(set(first) & set(second))
 
 
 def _judged(state: CameraState, given: VerdictGiven) -> list[_Pair]:
@@ -288,5 +399,6 @@ def _judged(state: CameraState, given: VerdictGiven) -> list[_Pair]:
                 "verdict_note": given.note,
                 "verdict_at": given.at,
             }
-            pairs.append((tracked, replace(tracked, alert=alert.model_copy(update=verdict))))
+            judged = alert.model_copy(update=verdict)
+            pairs.append((tracked, TrackedAlert(judged, tracked.tracking.model_copy(update={"escalate_at": None}))))
     return pairs

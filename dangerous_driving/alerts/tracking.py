@@ -39,7 +39,11 @@ class Tracking(Message):
     confirmed_level: RiskLevel | None = None  # of the newest whole answer that belongs to the alert
     confirmed_at: Timestamp | None = None  # its capture time
     confirmed_peak: RiskLevel | None = None
-    notified: bool = False
+    notified: bool = False  # it has rung, or its ringing is held
+    announced_level: RiskLevel | None = None  # the highest that was told, or is held
+    announced_at: Timestamp | None = None
+    escalations: int = 0
+    escalate_at: Timestamp | None = None  # when it rings again if nobody has judged it by then
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,16 @@ def without_claim(tracked: TrackedAlert, task_id: str) -> TrackedAlert:
     claims = tuple(claim for claim in tracked.tracking.claims if claim.task_id != task_id)
     left = TrackedAlert(tracked.alert, tracked.tracking.model_copy(update={"claims": claims}))
     if tracked.alert.state is AlertState.PROVISIONAL and not claims:
-        return TrackedAlert(tracked.alert.model_copy(update={"state": AlertState.WITHDRAWN}), left.tracking)
+        return withdrawn(left)
     return _levelled(left)
+
+
+def withdrawn(tracked: TrackedAlert) -> TrackedAlert:
+    """The alert once nothing is left that it rests on; nobody need be called for it any more."""
+    return TrackedAlert(
+        tracked.alert.model_copy(update={"state": AlertState.WITHDRAWN}),
+        tracked.tracking.model_copy(update={"escalate_at": None}),
+    )
 
 
 def highest(level: RiskLevel, *others: RiskLevel | None) -> RiskLevel:

@@ -35,6 +35,17 @@ SEVERITIES: dict[str, Severity] = {
     "tailgating": Severity.SOFT,
 }
 
+#: Names that models use in turn for one scene: what a short distance, a cut-in and a near crash are called changes from
+#: frame to frame, and so does whether slow traffic is a queue.
+_FAMILIES: dict[str, str] = {
+    "tailgating": "between vehicles",
+    "collision": "between vehicles",
+    "dangerous_manoeuvre": "between vehicles",
+    "congestion": "congestion",
+    "queue": "congestion",
+    "slow_traffic": "congestion",
+}
+
 _TYPE_SYNONYMS: dict[str, tuple[str, ...]] = {
     "collision": (
         "crash", "accident", "traffic accident", "collision risk", "risk of collision", "potential collision",
@@ -170,6 +181,11 @@ def type_named(text: str) -> str | None:
     if plain in _NO_TYPE:
         return None
     return _TYPES.get(plain) or " ".join(text.split())
+
+
+def families_of(risk_types: Iterable[str]) -> frozenset[str]:
+    """What kinds of danger these types name; types that are in no table name none, since they are wording."""
+    return frozenset(_FAMILIES.get(name, name) for name in risk_types if name in SEVERITIES)
 
 
 def types_named(texts: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from enum import Enum
 from pathlib import Path
 from typing import IO, Any
@@ -126,6 +126,8 @@ def plain(value: Any) -> Any:
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
     for kind, convert in PLAIN.items():
         if isinstance(value, kind):
             return convert(value)
@@ -138,6 +140,7 @@ PLAIN: dict[type, Callable[[Any], Any]] = {
     Enum: lambda value: value.value,
     Path: str,
     datetime: datetime.isoformat,
+    time: lambda value: f"{value:%H:%M}",
 }
 
 

@@ -178,6 +178,9 @@ class Demo:
             names.insert(0, "llm")
         for name in SERVICES:
             self._part(name, own_command(name))
+        if self._settings.notifications.receivers:
+            self._part("notify", own_command("notify"))
+            names.append("notify")
         if self._plan.dagster_port is not None:
             folder = self._plan.folder
             dagster_home.prepare(folder.dagster_home)

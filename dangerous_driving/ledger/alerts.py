@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, func, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, or_, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.alerts.inputs import AnyInput, Sighting, TaskDetails, Tick, VerdictGiven, input_id_of
-from dangerous_driving.alerts.lifecycle import AlertChange, Answer, CameraState, Lifecycle
+from dangerous_driving.alerts.lifecycle import ESCALATION_AGE, AlertChange, Answer, CameraState, Lifecycle
 from dangerous_driving.alerts.tracking import TrackedAlert, Tracking
 from dangerous_driving.contracts import LIVE_RUN, AlertBasis, AlertState, RiskLevel
 from dangerous_driving.contracts import Alert as AlertMessage
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.quiet import kept_quiet
 from dangerous_driving.ledger.tables import Alert, AlertEvent, AssessmentTask, Camera, RiskAssessment
 
 #: Name space of the advisory locks of cameras, and the lock of the outbox.
@@ -30,7 +31,9 @@ OUTBOX_LOCK = 7_261_011
 
 LIVE_STATES = (AlertState.PROVISIONAL.value, AlertState.OPEN.value)
 
-_MESSAGE_COLUMNS = tuple(name for name in AlertMessage.model_fields if name not in ("schema_version", "notify"))
+#: Of one change, not of the alert.
+_MOMENTARY = ("schema_version", "notify", "reached_level", "held_reason", "held_until", "escalation")
+_MESSAGE_COLUMNS = tuple(name for name in AlertMessage.model_fields if name not in _MOMENTARY)
 _BASES = {basis: weight for weight, basis in enumerate(AlertBasis)}
 
 
@@ -51,11 +54,13 @@ def advance(engine: Engine, lifecycle: Lifecycle, sightings: Sequence[Sighting])
 
 
 def tick(engine: Engine, lifecycle: Lifecycle, at: datetime) -> list[AlertChange]:
-    """Close and withdraw what has been silent for long enough at this time."""
+    """Close and withdraw what has been silent for long enough at this time; ring again for what nobody has judged."""
     with transaction(engine) as connection:
-        cameras = connection.scalars(select(Alert.camera_id).where(Alert.state.in_(LIVE_STATES)).distinct()).all()
+        cameras = connection.scalars(
+            select(Alert.camera_id).where(or_(Alert.state.in_(LIVE_STATES), _escalating(at))).distinct()
+        ).all()
         changes: list[AlertChange] = []
-        for state in _load(connection, lifecycle, {camera_id: [] for camera_id in cameras}).values():
+        for state in _load(connection, lifecycle, {camera_id: [] for camera_id in cameras}, at=at).values():
             changes += lifecycle.step(state, Tick(at=at))[1]
         _write(connection, changes)
     return changes
@@ -230,7 +235,13 @@ def _lock(connection: Connection, cameras: Iterable[str]) -> None:
     ).all()
 
 
-def _load(connection: Connection, lifecycle: Lifecycle, sightings: dict[str, list[Sighting]]) -> dict[str, CameraState]:
+def _escalating(at: datetime) -> ColumnElement[bool]:
+    return and_(Alert.escalate_at <= at, Alert.escalate_at >= at - ESCALATION_AGE)
+
+
+def _load(
+    connection: Connection, lifecycle: Lifecycle, sightings: dict[str, list[Sighting]], *, at: datetime | None = None
+) -> dict[str, CameraState]:
     _lock(connection, sightings)
     cameras = {
         row.id: row
@@ -248,7 +259,16 @@ def _load(connection: Connection, lifecycle: Lifecycle, sightings: dict[str, lis
         )
     gaps = {camera_id: lifecycle.gap(state.frame_interval) for camera_id, state in states.items()}
     everything = [sighting for group in sightings.values() for sighting in group]
-    alerts = _alerts(connection, list(states), everything, gaps)
+    told_since = min((item.at for item in everything), default=None)
+    alerts = _alerts(
+        connection,
+        list(states),
+        everything,
+        gaps,
+        told_since=told_since - lifecycle.cooldown if told_since else None,
+        escalating_at=at,
+    )
+    quiet = lifecycle.quiet_rules(list(states), kept_quiet(connection))
     answers = _answers(connection, [item for item in everything if item.kind is not AlertBasis.FINAL], gaps)
     applied = _applied(
         connection, [input_id_of(sighting.task_id, basis) for sighting in everything for basis in AlertBasis]
@@ -258,6 +278,7 @@ def _load(connection: Connection, lifecycle: Lifecycle, sightings: dict[str, lis
             camera_id,
             frame_interval=state.frame_interval,
             simulated=state.simulated,
+            quiet=quiet[camera_id],
             alerts=tuple(alerts[camera_id]),
             applied=applied,
             answers=tuple(answers[camera_id]),
@@ -267,9 +288,16 @@ def _load(connection: Connection, lifecycle: Lifecycle, sightings: dict[str, lis
 
 
 def _alerts(
-    connection: Connection, cameras: list[str], sightings: Sequence[Sighting], gaps: dict[str, timedelta]
+    connection: Connection,
+    cameras: list[str],
+    sightings: Sequence[Sighting],
+    gaps: dict[str, timedelta],
+    *,
+    told_since: datetime | None,
+    escalating_at: datetime | None,
 ) -> dict[str, list[TrackedAlert]]:
-    # the live ones, and those ended ones whose time lies within a gap of a sighting
+    # the live ones, those ended ones whose time lies within a gap of a sighting, those that were told of a moment ago
+    # (cooldown), and those that may ring again
     ended = connection.scalars(
         text(
             "SELECT DISTINCT alert.alert_id FROM unnest(CAST(:cameras AS text[]), CAST(:sinces AS timestamptz[]), "
@@ -283,16 +311,15 @@ def _alerts(
             "untils": [item.captured_at + gaps[item.camera_id] for item in sightings],
         },
     ).all()
-    statement = (
-        select(Alert.__table__)
-        .where(
-            or_(
-                and_(Alert.camera_id.in_(cameras), Alert.state.in_(LIVE_STATES)),
-                Alert.alert_id.in_(list(ended)),
-            )
-        )
-        .order_by(Alert.opened_at, Alert.alert_id)
-    )
+    wanted = [
+        and_(Alert.camera_id.in_(cameras), Alert.state.in_(LIVE_STATES)),
+        Alert.alert_id.in_(list(ended)),
+    ]
+    if told_since is not None:
+        wanted.append(and_(Alert.camera_id.in_(cameras), Alert.announced_at > told_since))
+    if escalating_at is not None:
+        wanted.append(and_(Alert.camera_id.in_(cameras), _escalating(escalating_at)))
+    statement = select(Alert.__table__).where(or_(*wanted)).order_by(Alert.opened_at, Alert.alert_id)
     found: dict[str, list[TrackedAlert]] = defaultdict(list)
     for row in connection.execute(statement):
         found[row.camera_id].append(_tracked(row))
@@ -353,7 +380,9 @@ def _write(connection: Connection, changes: Sequence[AlertChange]) -> None:
         newest[row["alert_id"]] = row
     statement = insert(Alert).values(list(newest.values()))
     columns: dict[str, Any] = {
-        name: statement.excluded[name] for name in (*_MESSAGE_COLUMNS, "tracking") if name != "alert_id"
+        name: statement.excluded[name]
+        for name in (*_MESSAGE_COLUMNS, "tracking", "announced_at", "escalate_at")
+        if name != "alert_id"
     }
     columns["notified_at"] = func.coalesce(Alert.notified_at, statement.excluded.notified_at)
     connection.execute(statement.on_conflict_do_update(index_elements=["alert_id"], set_=columns))
@@ -369,6 +398,8 @@ def _row(change: AlertChange) -> dict[str, Any]:
         "risk_types": list(alert.risk_types),
         "group_bbox": list(alert.group_bbox),
         "notified_at": alert.updated_at if alert.notify else None,
+        "announced_at": change.after.tracking.announced_at,
+        "escalate_at": change.after.tracking.escalate_at,
         "tracking": change.after.tracking.model_dump(mode="json", by_alias=True),
     }
 

@@ -336,6 +336,9 @@ class Alert(Base):
     last_request_id: Mapped[str]
     group_image_url: Mapped[str | None]
     notified_at: Mapped[datetime | None]
+    announced_at: Mapped[datetime | None]  # when its highest level was told, or held
+    escalate_at: Mapped[datetime | None]  # when it rings again if nobody has judged it by then
+    planned_version: Mapped[int] = mapped_column(server_default=text("0"))  # notifications are planned up to it
     simulated: Mapped[bool] = mapped_column(server_default=text("false"))
     tracking: Mapped[dict[str, Any]]  # what the lifecycle remembers of it: trail, open claims, confirmed level
     verdict: Mapped[str | None]
@@ -350,6 +353,9 @@ class Alert(Base):
         Index(None, "camera_id", "last_seen_at"),
         Index(None, "opened_at"),
         Index("ix_alert_unpublished", "alert_id", postgresql_where=text("published_version < version")),
+        Index("ix_alert_unplanned", "alert_id", postgresql_where=text("planned_version < version")),
+        Index("ix_alert_announced", "camera_id", "announced_at", postgresql_where=text("announced_at IS NOT NULL")),
+        Index("ix_alert_escalation", "escalate_at", postgresql_where=text("escalate_at IS NOT NULL")),
     )
 
 
@@ -375,4 +381,52 @@ class AlertEvent(Base):
         UniqueConstraint("input_id", "alert_id"),
         Index(None, "camera_id", "id"),
         CheckConstraint("kind IN ('geometry', 'provisional', 'final', 'tick', 'verdict')", name="kind"),
+    )
+
+
+class CameraQuiet(Base):
+    """When a camera's notifications are held, as people set it; camera ``*`` stands for all."""
+
+    __tablename__ = "camera_quiet"
+
+    camera_id: Mapped[str] = mapped_column(primary_key=True)
+    snoozed_until: Mapped[datetime | None]
+    snoozed_by: Mapped[str] = mapped_column(server_default="")
+    snooze_note: Mapped[str] = mapped_column(server_default="")
+    quiet_hours: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))  # [{begin, end, days}]
+    updated_at: Mapped[datetime] = _now()
+
+
+class Notification(Base):
+    """The outbox: what is to be told to one receiver, and what became of it. The id is the receiver's idempotency key."""
+
+    __tablename__ = "notification"
+
+    notification_id: Mapped[str] = mapped_column(primary_key=True)
+    receiver: Mapped[str]
+    kind: Mapped[str]
+    alert_id: Mapped[str | None]  # none of a digest
+    camera_id: Mapped[str | None]
+    level: Mapped[str]
+    alert: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # as it stood then
+    state: Mapped[str] = mapped_column(server_default="pending")
+    held_reason: Mapped[str | None]
+    digest_id: Mapped[str | None]  # the digest that told it
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]  # not before then
+    claimed_until: Mapped[datetime | None]  # a sender has it in hand; afterwards another one may try
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    first_tried_at: Mapped[datetime | None]
+    last_error: Mapped[str] = mapped_column(server_default="")
+    sent_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'sent', 'merged', 'failed')", name="state"),
+        CheckConstraint(
+            "kind IN ('ring', 'raised', 'escalation', 'withdrawn', 'closed', 'judged', 'digest', 'test')", name="kind"
+        ),
+        Index("ix_notification_pending", "receiver", "due_at", postgresql_where=text("state = 'pending'")),
+        Index(None, "receiver", "sent_at"),
+        Index(None, "alert_id"),
+        Index("ix_notification_digest", "digest_id", postgresql_where=text("digest_id IS NOT NULL")),
     )

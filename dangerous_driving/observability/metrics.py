@@ -111,6 +111,21 @@ ALERTS_RUNG = Counter("alerts_rung_total", "Alerts that asked for attention", ["
 ALERT_INPUTS_IGNORED = Counter(
     "alert_inputs_ignored_total", "Results that alerts do not follow from: failure, other_run, no_place", ["reason"]
 )
+NOTIFICATIONS_PLANNED = Counter("notification_alert_changes_total", "Changes of alerts looked at for notifications")
+NOTIFICATIONS_SENT = Counter("notifications_sent_total", "Messages that a receiver has taken", ["receiver", "kind"])
+NOTIFICATION_FAILURES = Counter(
+    "notification_failures_total",
+    "Attempts that failed, by reason: refused, unreachable, given_up",
+    ["receiver", "reason"],
+)
+NOTIFICATIONS_WAITING = Gauge("notifications_waiting", "Messages that are pending or failed", ["receiver", "state"])
+NOTIFICATION_SECONDS = Histogram(
+    "notification_seconds",
+    "Seconds from planning a message until its receiver has it (held ones included)",
+    ["receiver"],
+    buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 43200),
+)
+REDIS_FED = Counter("redis_fed_total", "Messages brought to Redis for big screens", ["type"])
 WEBSOCKET_CLIENTS = Gauge("websocket_clients", "Browsers and other clients connected to this bridge")
 WEBSOCKET_DROPPED = Counter(
     "websocket_dropped_total", "Messages not sent to a client that was slow, by type (never alerts)", ["type"]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import time, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from dangerous_driving.alerts.lifecycle import CameraState, Lifecycle
+from dangerous_driving.alerts.quiet import QuietRules
 from dangerous_driving.contracts import AlertBasis, AlertState, RiskLevel, Verdict, alert_id_of
 from dangerous_driving.settings import AlertsSettings
+from dangerous_driving.settings_alerts import QuietHours
+from tests.alerts.conftest import NOON
 
 if TYPE_CHECKING:
     from tests.alerts.conftest import Scene
@@ -218,14 +224,18 @@ def test_an_answer_later_than_the_gap_still_continues_its_alert(scene: Scene) ->
     assert scene.alert.last_task_id == "frame3_group1"
 
 
-def test_two_dangers_at_two_places_are_two_alerts(scene: Scene) -> None:
+@pytest.mark.parametrize(("cooldown", "rings"), [(0, 2), (30, 1)])
+def test_two_dangers_at_two_places_are_two_alerts(
+    scene_with: Callable[[AlertsSettings], Scene], cooldown: float, rings: int
+) -> None:
+    scene = scene_with(AlertsSettings(cooldown=cooldown))
     for frame in range(6):
         for group, x in ((1, frame * 150), (2, 1500 - frame * 60)):
             scene.geometry(frame, x=x, group=group)
             scene.streamed(frame, HIGH, x=x, group=group)
             scene.final(frame, HIGH, "tailgating", x=x, group=group)
     assert len(scene.alerts) == 2
-    assert scene.rings == 2
+    assert scene.rings == rings  # of one camera and type, within the cooldown
     near, far = scene.alerts
     assert (near.last_task_id, far.last_task_id) == ("frame5_group1", "frame5_group2")
 
@@ -346,6 +356,132 @@ def test_what_a_person_has_judged_does_not_ring(scene: Scene) -> None:
     scene.final(1, HIGH)
     assert scene.rings == 0
     assert (scene.alert.state, scene.alert.verdict) == (AlertState.OPEN, Verdict.REJECTED)
+
+
+# cooldown
+
+
+def test_within_the_cooldown_a_camera_does_not_ring_again_for_the_same_type(scene: Scene) -> None:
+    """A walk-through that tracking cuts into four alerts calls the operator once."""
+    for number in range(4):
+        scene.final(number, HIGH, "pedestrian_conflict", x=number * 2000)
+    assert len(scene.alerts) == 4
+    assert scene.rings == 1
+
+
+def test_another_type_or_a_higher_level_rings_within_the_cooldown(
+    scene_with: Callable[[AlertsSettings], Scene],
+) -> None:
+    scene = scene_with(AlertsSettings(notify_level=MEDIUM))
+    scene.final(0, MEDIUM, "tailgating")
+    scene.final(1, MEDIUM, "wrong_way", x=2000)
+    scene.final(2, MEDIUM, "tailgating", x=4000)
+    assert scene.rings == 2
+    scene.final(3, HIGH, "tailgating", x=6000)
+    assert scene.rings == 3
+
+
+def test_after_the_cooldown_an_alert_that_goes_on_rings(scene: Scene) -> None:
+    scene.final(0, HIGH, "tailgating")
+    for frame in range(1, 20):
+        scene.final(frame, HIGH, "tailgating", x=2000)
+        late = frame * 1.8 >= 30
+        assert scene.rings == (2 if late else 1), frame
+    assert len(scene.alerts) == 2
+
+
+def test_a_withdrawn_alert_does_not_keep_a_confirmed_one_from_ringing(scene: Scene) -> None:
+    scene.streamed(0, HIGH)
+    scene.final(0, LOW)
+    scene.streamed(1, HIGH)  # another claim: the operator has just been called in vain
+    assert scene.rings == 1
+    scene.final(1, HIGH, "tailgating")
+    assert scene.rings == 2
+
+
+def test_each_higher_level_is_announced_once(scene: Scene) -> None:
+    scene.final(0, MEDIUM, "tailgating")
+    scene.final(1, MEDIUM, "tailgating")
+    scene.final(2, HIGH, "tailgating")
+    scene.final(3, HIGH, "tailgating")
+    assert [change.after.alert.reached_level for change in scene.changes] == [MEDIUM, None, HIGH, None]
+
+
+# quiet hours
+
+
+def quiet(scene: Scene, *hours: QuietHours, snoozed: float | None = None, zone: str = "UTC") -> None:
+    until = NOON + timedelta(seconds=snoozed) if snoozed is not None else None
+    scene.state = replace(scene.state, quiet=QuietRules(hours, ZoneInfo(zone), until))
+
+
+def test_in_a_snooze_the_alert_opens_and_its_ringing_is_held(scene: Scene) -> None:
+    quiet(scene, snoozed=600)
+    scene.final(0, HIGH, "tailgating")
+    alert = scene.alert
+    assert (alert.state, alert.notify, alert.reached_level) == (AlertState.OPEN, False, HIGH)
+    assert (alert.held_reason, alert.held_until) == ("snooze", NOON + timedelta(seconds=600))
+    scene.final(1, HIGH, "tailgating")
+    assert scene.alert.held_until is None  # of that one change
+    quiet(scene)
+    scene.final(2, HIGH, "tailgating")
+    assert scene.rings == 0  # it is told at the snooze's end, not twice
+
+
+def test_quiet_hours_hold_until_their_end(scene: Scene) -> None:
+    quiet(scene, QuietHours(begin=time(11), end=time(13)))
+    scene.final(0, HIGH)
+    assert (scene.alert.held_reason, scene.alert.held_until) == ("quiet_hours", NOON + timedelta(hours=1))
+
+
+# escalation
+
+ESCALATING = AlertsSettings(escalate_after=60, escalations=2)
+
+
+def test_an_alert_that_nobody_judges_rings_again_also_after_its_end(
+    scene_with: Callable[[AlertsSettings], Scene],
+) -> None:
+    scene = scene_with(ESCALATING)
+    scene.final(0, HIGH, "tailgating", delay=1)
+    for seconds in range(10, 400, 10):
+        scene.tick(seconds)
+    assert scene.alert.state is AlertState.CLOSED
+    told = [(change.input.at - NOON).total_seconds() for change in scene.changes if change.after.alert.escalation]
+    assert told == [70, 130]
+    assert scene.rings == 3
+
+
+def test_a_verdict_or_a_withdrawal_ends_the_escalation(scene_with: Callable[[AlertsSettings], Scene]) -> None:
+    scene = scene_with(ESCALATING)
+    scene.final(0, HIGH, "tailgating")
+    scene.verdict(scene.alert, Verdict.ACKNOWLEDGED, 5)
+    scene.streamed(40, HIGH, x=3000)
+    scene.final(40, LOW, x=3000)
+    for seconds in range(10, 400, 10):
+        scene.tick(seconds)
+    assert scene.rings == 2  # each its first
+
+
+def test_in_quiet_hours_nothing_escalates_until_they_are_over(scene_with: Callable[[AlertsSettings], Scene]) -> None:
+    scene = scene_with(ESCALATING)
+    scene.final(0, HIGH, "tailgating")
+    quiet(scene, snoozed=300)
+    for seconds in range(10, 400, 10):
+        scene.tick(seconds)
+    told = [(change.input.at - NOON).total_seconds() for change in scene.changes if change.after.alert.escalation]
+    assert told == [300, 360]
+
+
+def test_a_closed_alert_keeps_the_interval_of_the_frames_that_it_was_seen_in(scene: Scene) -> None:
+    scene.final(0, HIGH, "tailgating")
+    scene.tick(100)
+    (closing,) = [change.input for change in scene.changes if change.after.alert.state is AlertState.CLOSED]
+    again = Lifecycle(AlertsSettings())
+    kept = [change.input for change in scene.changes]
+    state, _ = again.replay(CameraState("crossing", frame_interval=60), kept)  # the camera is slower by now
+    assert state.alerts[0].alert == scene.alert
+    assert closing.frame_interval == 1.8  # type: ignore[union-attr]
 
 
 # verdicts

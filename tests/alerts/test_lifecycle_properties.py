@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import time, timedelta
 from itertools import groupby
 
 from hypothesis import given, settings
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from dangerous_driving.alerts.inputs import AnyInput, Sighting, Tick, VerdictGiven
 from dangerous_driving.alerts.lifecycle import AlertChange, CameraState, Lifecycle
 from dangerous_driving.alerts.place import distance, reach
+from dangerous_driving.alerts.quiet import QuietRules
 from dangerous_driving.contracts import AlertBasis, AlertState, BBox, RiskLevel, Verdict, alert_id_of
 from dangerous_driving.settings import AlertsSettings
+from dangerous_driving.settings_alerts import QuietHours
 from tests.alerts.conftest import NOON, sighting
 
 EDGES = {
@@ -59,8 +62,31 @@ def arrivals(draw: st.DrawFn) -> list[AnInput]:
     return sorted(inputs, key=lambda given: given.at) if draw(st.booleans()) else list(draw(st.permutations(inputs)))
 
 
-def run(inputs: Sequence[AnInput]) -> tuple[CameraState, list[AlertChange]]:
-    return Lifecycle(AlertsSettings()).replay(CameraState("crossing"), inputs)
+def run(
+    inputs: Sequence[AnInput], settings: AlertsSettings | None = None, start: CameraState | None = None
+) -> tuple[CameraState, list[AlertChange]]:
+    return Lifecycle(settings or AlertsSettings()).replay(start or CameraState("crossing"), inputs)
+
+
+#: What rings, when, and when it is held.
+ringing = st.builds(
+    AlertsSettings,
+    cooldown=st.sampled_from((0.0, 10.0, 30.0)),
+    escalate_after=st.sampled_from((None, 5.0, 40.0)),
+    escalations=st.integers(1, 3),
+    notify_level=st.sampled_from((RiskLevel.MEDIUM, RiskLevel.HIGH)),
+)
+cameras = st.builds(
+    CameraState,
+    st.just("crossing"),
+    frame_interval=st.sampled_from((0.5, 1.8, 10.0)),
+    simulated=st.booleans(),
+    quiet=st.builds(
+        QuietRules,
+        st.lists(st.sampled_from((QuietHours(begin=time(11), end=time(12, 1)),)), max_size=1).map(tuple),
+        snoozed_until=st.none() | st.integers(0, 120).map(lambda seconds: NOON + timedelta(seconds=seconds)),
+    ),
+)
 
 
 def kept(changes: Sequence[AlertChange]) -> list[AnInput]:
@@ -72,10 +98,13 @@ def kept(changes: Sequence[AlertChange]) -> list[AnInput]:
 
 
 @steady
-@given(arrivals())
-def test_replaying_the_kept_inputs_makes_the_same_alerts(inputs: list[AnInput]) -> None:
-    state, changes = run(inputs)
-    again, changes_again = run(kept(changes))
+@given(arrivals(), ringing, cameras, cameras)
+def test_replaying_the_kept_inputs_makes_the_same_alerts(
+    inputs: list[AnInput], settings: AlertsSettings, then: CameraState, now: CameraState
+) -> None:
+    """Also when the camera is another one by now: other interval, other quiet hours."""
+    state, changes = run(inputs, settings, then)
+    again, changes_again = run(kept(changes), settings, now)
     assert again.alerts == state.alerts
     assert [(change.before, change.after) for change in changes_again] == [
         (change.before, change.after) for change in changes
@@ -152,6 +181,64 @@ def test_one_danger_is_one_alert_however_late_its_answers_come(delays: list[floa
     ]
     state, changes = run(sorted(looks, key=lambda look: look.at))
     assert len(state.alerts) == 1
+    assert sum(change.after.alert.notify for change in changes) == 1
+
+
+@steady
+@given(arrivals(), cameras)
+def test_quiet_changes_what_rings_and_nothing_else(inputs: list[AnInput], camera: CameraState) -> None:
+    """No alert is lost by it, and whatever would have rung is held instead, for as long as the quiet lasts."""
+    loud = replace(camera, quiet=QuietRules())
+    quiet_changes, loud_changes = run(inputs, start=camera)[1], run(inputs, start=loud)[1]
+    assert len(quiet_changes) == len(loud_changes)
+    for held, rung in zip(quiet_changes, loud_changes, strict=True):
+        first, second = held.after.alert, rung.after.alert
+        momentary = {"notify", "held_reason", "held_until"}
+        assert first.model_dump(exclude=momentary) == second.model_dump(exclude=momentary)
+        assert second.notify == (first.notify or (second.notify and first.held_until is not None))
+        if first.held_until is not None:
+            assert first.held_until > held.input.at
+            assert not first.notify
+
+
+@steady
+@given(arrivals(), ringing)
+def test_nothing_escalates_without_having_rung_nor_after_a_verdict(
+    inputs: list[AnInput], settings: AlertsSettings
+) -> None:
+    told: dict[str, int] = {}
+    for change in run(inputs, settings)[1]:
+        alert = change.after.alert
+        if alert.escalation:
+            assert alert.escalation == told[alert.alert_id] <= settings.escalations
+            assert alert.verdict is None
+            assert alert.state is not AlertState.WITHDRAWN
+        if alert.notify:
+            told[alert.alert_id] = told.get(alert.alert_id, 0) + 1
+
+
+@settings(steady, max_examples=50)
+@given(st.permutations(range(6)), st.integers(-180, 180), st.sets(st.integers(0, 5), max_size=2))
+def test_one_danger_has_at_most_one_open_alert_in_whatever_order_its_answers_come(
+    order: list[int], step: int, missed: set[int]
+) -> None:
+    looks = [
+        sighting(AlertBasis.FINAL, frame, RiskLevel.HIGH, 2000 + frame * step, 2.0, ("tailgating",))
+        for frame in sorted(order)
+        if frame not in missed
+    ]
+    by_frame = {look.request_id: look for look in looks}
+    state, changes = run([by_frame[f"frame{frame}"] for frame in order if frame not in missed])
+    # looks further apart than a scene may be were two dangers until the ones between them came
+    far = any(
+        distance(one.bbox, other.bbox) > reach((other.captured_at - one.captured_at).total_seconds())
+        or other.captured_at - one.captured_at > timedelta(seconds=5.4)
+        for one in looks
+        for other in looks
+        if one.captured_at < other.captured_at
+    )
+    live = [tracked for tracked in state.alerts if tracked.live]
+    assert len(live) == 1 or far
     assert sum(change.after.alert.notify for change in changes) == 1
 
 

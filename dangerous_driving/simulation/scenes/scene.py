@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -19,7 +19,7 @@ from dangerous_driving.simulation.scenes.road import camera
 from dangerous_driving.simulation.scenes.scripts import RED, play
 from dangerous_driving.simulation.scenes.spec import SceneSpec, Weather
 from dangerous_driving.simulation.scenes.traffic import PERIOD, Actor, Pose
-from dangerous_driving.simulation.scenes.view import Floats
+from dangerous_driving.simulation.scenes.view import NEAR, Floats
 
 Box = tuple[float, float, float, float]
 
@@ -29,6 +29,9 @@ Box = tuple[float, float, float, float]
 MIN_HEIGHT = 30.0
 MIN_VISIBLE = 0.25
 REFERENCE_WIDTH = 1280
+
+#: px of a cell in which an outline tells who hides whom.
+GRID = 4
 
 #: m from the camera; beyond, nobody is drawn: he would be a few pixels high.
 SIGHT = 105.0
@@ -72,6 +75,19 @@ class SceneFrame:
     at: float
     objects: tuple[TrueObject, ...]
     groups: tuple[TrueGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SceneOutline:
+    """What is where, without a picture: a thousandth of the work.
+
+    ``objects`` are those of the picture to within some pixels (their outlines are hulls, what hides them is told by a
+    grid). ``dangers`` are all in sight, each with the road users concerned that are in sight.
+    """
+
+    at: float
+    objects: tuple[TrueObject, ...]
+    dangers: tuple[truth.Danger, ...]
 
 
 class Scene:
@@ -126,6 +142,32 @@ class Scene:
         objects = self._objects(actors, shown, owners)
         return SceneFrame(picture, at, objects, self._groups(actors, poses, objects, at))
 
+    def outline(self, at: float) -> SceneOutline:
+        """Boxes and dangers at a time in s, from geometry alone; equal for equal times, whatever light and weather are."""
+        actors, poses = self._there(at % PERIOD)
+        owners = np.zeros((self.spec.height // GRID, self.spec.width // GRID), np.int16)
+        shown: dict[int, int] = {}
+        for actor in actors:  # the farthest first
+            pixels, depth = self._view.project(
+                pencil.in_world(actor.mesh(poses[actor.number]), poses[actor.number]).reshape(-1, 3)
+            )
+            if (depth < NEAR).any():
+                continue
+            hull = cv2.convexHull((pixels / GRID).astype(np.float32)).round().astype(np.int32).clip(-4000, 4000)
+            mask = np.zeros_like(owners, dtype=np.uint8)
+            cv2.fillConvexPoly(mask, hull, 1)
+            if mask.any():
+                owners[mask > 0] = actor.number
+                shown[actor.number] = int(mask.sum())
+        objects = self._objects(actors, shown, owners, scale=GRID)
+        seen = {thing.actor_id for thing in objects}
+        dangers = []
+        for danger in truth.dangers(actors, poses, self._play.road, at):
+            members = tuple(number for number in danger.actor_ids if number in seen)
+            if len(members) == len(danger.actor_ids[:2]) or len(members) > 1:
+                dangers.append(replace(danger, actor_ids=members))
+        return SceneOutline(at, objects, tuple(dangers))
+
     def _there(self, at: float) -> tuple[list[Actor], dict[int, Pose]]:
         """Who is in sight, the farthest first, a rider after his machine."""
         poses = {}
@@ -173,7 +215,9 @@ class Scene:
                     pencil.glow(picture, x, y, radius, white=white)
         return shown, owners
 
-    def _objects(self, actors: list[Actor], shown: dict[int, int], owners: NDArray[np.int16]) -> tuple[TrueObject, ...]:
+    def _objects(
+        self, actors: list[Actor], shown: dict[int, int], owners: NDArray[np.int16], *, scale: int = 1
+    ) -> tuple[TrueObject, ...]:
         least = MIN_HEIGHT * self.spec.width / REFERENCE_WIDTH
         found = []
         for actor in actors:
@@ -183,7 +227,12 @@ class Scene:
             rows, columns = np.flatnonzero(own.any(axis=1)), np.flatnonzero(own.any(axis=0))
             if not rows.size:
                 continue
-            bbox = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+            bbox = (
+                float(columns[0] * scale),
+                float(rows[0] * scale),
+                float((columns[-1] + 1) * scale),
+                float((rows[-1] + 1) * scale),
+            )
             visible = float(own.sum()) / shown[actor.number]
             if bbox[3] - bbox[1] < least or visible < MIN_VISIBLE:
                 continue
