@@ -14,8 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import camera_commands, weights_commands
-from dangerous_driving.errors import BrokerError, ConfigError, DangerousDrivingError, LedgerError, ObjectStoreError
+from dangerous_driving import camera_commands, realtime_commands, weights_commands
+from dangerous_driving.errors import (
+    BridgeError,
+    BrokerError,
+    ConfigError,
+    DangerousDrivingError,
+    LedgerError,
+    ObjectStoreError,
+)
 
 if TYPE_CHECKING:
     from dangerous_driving.settings import Settings
@@ -36,6 +43,8 @@ windows = typer.Typer(help="Camera x time windows, the window lane without Dagst
 app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
+app.add_typer(realtime_commands.tokens, name="token")
+app.command("watch")(realtime_commands.watch)
 app.add_typer(database, name="db")
 app.add_typer(topics, name="topics")
 app.add_typer(config, name="config")
@@ -344,7 +353,7 @@ def main() -> None:
         app()
     except DangerousDrivingError as error:
         err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError)
+        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError | BridgeError)
         sys.exit(2 if user_can_mend else 1)
 
 
