@@ -28,8 +28,8 @@ class RealtimeSettings(BaseModel):
     previous_token_secrets: tuple[SecretStr, ...] = Field(
         default=(), description="tokens that these signed are still accepted until they expire"
     )
-    revoked_tokens: frozenset[str] = Field(
-        default=frozenset(), description="ids (jti) of signed tokens that are refused before they expire"
+    revoked_tokens: tuple[str, ...] = Field(
+        default=(), description="ids (jti) of signed tokens that are refused before they expire"
     )
     open_access: bool = Field(default=False, description="no token: the demo only")
     allowed_origins: tuple[str, ...] = Field(default=(), description="besides the page's own")

@@ -110,7 +110,7 @@ class Access:
             # open access is for everyone, also for those who happen to have a token
             token=None if settings.open_access else token or "",
             secrets=() if settings.open_access else secrets,
-            revoked=settings.revoked_tokens,
+            revoked=frozenset(settings.revoked_tokens),
         )
 
     @property

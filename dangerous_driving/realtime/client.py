@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -87,7 +87,7 @@ class BridgeClient:
         self._begun: str | None = None
         self._versions: OrderedDict[str, int] = OrderedDict()
 
-    async def alerts(self, *, changes: bool = False) -> AsyncIterator[Alert]:
+    async def alerts(self, *, changes: bool = False) -> AsyncGenerator[Alert]:
         """Alerts as they come, for ever; with `changes`, every version of each.
 
         Raises:
@@ -103,7 +103,7 @@ class BridgeClient:
                     if changes or not known:
                         yield message
 
-    async def messages(self) -> AsyncIterator[Message]:
+    async def messages(self) -> AsyncGenerator[Message]:
         """Everything of interest as it comes: alerts (some twice), camera statuses, greetings. Raises as `alerts`."""
         backoff = self.BACKOFF_INITIAL
         while True:
@@ -161,7 +161,7 @@ class BridgeClient:
             f'{{"type":"subscribe","data":{self._wanted.model_dump_json(by_alias=True, exclude_none=True)}}}'
         )
 
-    async def _read(self, connection: ClientConnection) -> AsyncIterator[Message]:
+    async def _read(self, connection: ClientConnection) -> AsyncGenerator[Message]:
         async for text in connection:
             message = _message(text)
             if isinstance(message, ConnectionAck):
