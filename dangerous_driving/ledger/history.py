@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -77,6 +78,32 @@ def time_of_version(engine: Engine, alert_id: str, version: int) -> datetime | N
     statement = select(AlertEvent.at).where(AlertEvent.alert_id == alert_id, AlertEvent.version == version)
     with transaction(engine) as connection:
         return connection.scalar(statement)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """When an alert first reached a stage, and how many seconds after the capture of the frame that led to it."""
+
+    alert_id: str
+    stage: str
+    at: datetime
+    seconds: float
+
+
+def stage_times(engine: Engine, alert_ids: Collection[str]) -> list[StageTime]:
+    """The first of each stage of these alerts, in their order."""
+    if not alert_ids:
+        return []
+    statement = text(
+        """
+        SELECT alert_id, kind, at, extract(epoch FROM at - captured_at)::double precision FROM (
+            SELECT DISTINCT ON (alert_id, kind) id, alert_id, kind, at, captured_at FROM alert_event
+            WHERE alert_id = ANY(:ids) AND kind IN ('geometry', 'provisional', 'final') ORDER BY alert_id, kind, version
+        ) AS first ORDER BY id
+        """
+    )
+    with transaction(engine) as connection:
+        return [StageTime(*row) for row in connection.execute(statement, {"ids": list(alert_ids)})]
 
 
 def marts_built(engine: Engine) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from dangerous_driving.contracts import (
     CAMERA_ID_PATTERN,
     Alert,
+    AlertBasis,
     AlertState,
     Message,
     RiskLevel,
@@ -25,6 +26,7 @@ from dangerous_driving.contracts import (
 from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.ledger import audit, overview
 from dangerous_driving.ledger.alerts import AlertFilter, AlertPosition
+from dangerous_driving.ledger.history import stage_times
 from dangerous_driving.realtime.access import Role
 from dangerous_driving.realtime.acts import Actor, Acts, UnknownTargetError, camera_status
 from dangerous_driving.realtime.envelopes import CameraStatus
@@ -60,10 +62,19 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 _CURSOR = re.compile(r"(\d{1,15})\.([A-Za-z0-9-]{1,64})")
 
 
+class StageTime(Message):
+    """When an alert first reached a stage, and how many seconds after the capture of the frame that led to it."""
+
+    stage: AlertBasis
+    at: Timestamp
+    seconds: float
+
+
 class AlertPage(Message):
-    """Some alerts, the newest first; ``next_cursor`` asks for the ones before them."""
+    """Some alerts, the newest first, with their stages; ``next_cursor`` asks for the ones before them."""
 
     items: tuple[Alert, ...]
+    stages: dict[str, tuple[StageTime, ...]]
     next_cursor: str | None
 
 
@@ -216,7 +227,13 @@ class Rest:
         wanted = AlertFilter(camera_id=camera, level=level, states=tuple(state or ()), since=since, before=before)
         found = ledger.list_alerts(self._engine, wanted, limit=limit + 1, after=_position(cursor))
         items = found[:limit]
-        return AlertPage(items=tuple(items), next_cursor=_cursor(items[-1]) if len(found) > limit else None)
+        stages: dict[str, tuple[StageTime, ...]] = {}
+        for row in stage_times(self._engine, [alert.alert_id for alert in items]):
+            time = StageTime(stage=AlertBasis(row.stage), at=row.at, seconds=row.seconds)
+            stages[row.alert_id] = (*stages.get(row.alert_id, ()), time)
+        return AlertPage(
+            items=tuple(items), stages=stages, next_cursor=_cursor(items[-1]) if len(found) > limit else None
+        )
 
     def alert(self, alert_id: IdParameter) -> AlertDetail:
         """One alert and the inputs that made it what it is."""
