@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import alert_commands, camera_commands, notification_commands, topic_commands, weights_commands
+from dangerous_driving import alert_commands, camera_commands, notification_commands, realtime_commands, topic_commands, weights_commands
 from dangerous_driving.errors import (
+    BridgeError,
     BrokerError,
     ConfigError,
     DangerousDrivingError,
@@ -44,6 +45,8 @@ app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
 app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
+app.add_typer(realtime_commands.tokens, name="token")
+app.command("watch")(realtime_commands.watch)
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
 app.add_typer(config, name="config")
@@ -338,7 +341,7 @@ def main() -> None:
         app()
     except DangerousDrivingError as error:
         err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError | DeliveryError)
+        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError | DeliveryError | BridgeError)
         sys.exit(2 if user_can_mend else 1)
 
 

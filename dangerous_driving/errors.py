@@ -15,6 +15,8 @@
     ├── LedgerError            the database refused or did not answer                     retriable
     │   ├── StatementRefusedError  it does not take these values
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
+    ├── BridgeError            the realtime bridge did not answer, or could not do it now         retriable
+    │   └── BridgeRefusedError   it does not accept the token, the act or the address
     ├── PictureError           a picture cannot be decoded                                task: failed
     ├── DeliveryError          a receiver of notifications did not take a message         retriable
     │   └── RefusedError       it answered that it will not
@@ -204,3 +206,15 @@ class LlmRequestError(LlmError):
     """Any other 4xx: the request itself is refused, another key or a retry does not help."""
 
     code = "bad_request"
+
+
+class BridgeError(DangerousDrivingError):
+    """The realtime bridge did not answer, or could not do now what was asked (`realtime.client`)."""
+
+    retriable = True
+
+
+class BridgeRefusedError(BridgeError):
+    """The realtime bridge does not accept the token, the act or the address."""
+
+    retriable = False

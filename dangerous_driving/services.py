@@ -103,13 +103,13 @@ def own_weights() -> Path:
 
 def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:
     """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs."""
-    from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile
+    from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile, Switched
     from dangerous_driving.camera.status import CameraStatus
     from dangerous_driving.detection.delivery import Receipt, ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
     from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.service import DetectionService
-    from dangerous_driving.ledger.cameras import register_cameras, set_camera_status, table_cameras
+    from dangerous_driving.ledger.cameras import register_cameras, set_camera_status, stopped_cameras, table_cameras
     from dangerous_driving.messaging.spool import Spool
 
     detector = open_detector(settings.detection)
@@ -130,10 +130,9 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             except LedgerError as error:
                 log.warning("cameras_not_registered", reason=str(error))
 
-        origins: dict[str, Origin] = {"settings": lambda: settings.camera.cameras}
         file = settings_file or config_file()
-        if file is not None:
-            origins["settings"] = SettingsFile(file)
+        of_settings: Origin = SettingsFile(file) if file is not None else lambda: settings.camera.cameras
+        origins: dict[str, Origin] = {"settings": Switched(of_settings, lambda: stopped_cameras(engine))}
         if settings.camera.from_table:
             origins["table"] = lambda: table_cameras(engine)
         inventory = CameraInventory(origins)
@@ -328,7 +327,11 @@ def realtime(settings: Settings, *, leash: bool) -> None:
         _ledger(settings, "realtime") as engine,
         Producer(settings.kafka, f"realtime-{settings.node}") as producer,
     ):
-        run(settings, engine, open_store(settings.objects), producer, process.stop)
+
+        def read_lag() -> dict[str, int]:
+            return {service: sum(lag_by_topic(settings, service).values()) for service in GROUPS}
+
+        run(settings, engine, open_store(settings.objects), producer, process.stop, read_lag=read_lag)
 
 
 def broker(settings: Settings, address_file: Path, *, leash: bool) -> None:

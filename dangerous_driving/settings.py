@@ -30,6 +30,7 @@ from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.settings_alerts import AlertsSettings
 from dangerous_driving.settings_notifications import NotificationsSettings, RedisSettings
+from dangerous_driving.settings_realtime import RealtimeSettings
 from dangerous_driving.settings_section import Section
 from dangerous_driving.settings_tasks import TasksSettings
 
@@ -345,16 +346,6 @@ class WindowsSettings(Section):
         return length
 
 
-class RealtimeSettings(Section):
-    """The bridge to the browser."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
-    token: SecretStr | None = Field(default=None, description="asked of every client, unless open_access")
-    open_access: bool = Field(default=False, description="no token: the demo only")
-    allowed_origins: tuple[str, ...] = Field(default=(), description="besides the page's own")
-    client_queue: int = Field(default=200, gt=0, description="messages that wait for one client at most")
-    demo_banner: bool = Field(default=False, description="the page says what is simulated or replayed")
 
 
 class ObservabilitySettings(Section):

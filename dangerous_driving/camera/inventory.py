@@ -50,6 +50,31 @@ class SettingsFile:
         return content
 
 
+class Switched:
+    """The cameras of an origin without those that an operator has stopped.
+
+    Cameras go on without the ledger: while `stopped` cannot be read, what it said last counts, nothing at first.
+    """
+
+    def __init__(self, origin: Origin, stopped: Callable[[], frozenset[str]]) -> None:
+        self._origin = origin
+        self._look = stopped
+        self._stopped: frozenset[str] = frozenset()
+        self._away = False
+
+    def __call__(self) -> Sequence[CameraSpec]:
+        """The cameras that are to be watched; raises what the origin raises."""
+        cameras = self._origin()
+        try:
+            self._stopped = self._look()
+            self._away = False
+        except DangerousDrivingError as error:
+            if not self._away:
+                log.warning("stopped_cameras_unreadable", reason=str(error), kept=len(self._stopped))
+            self._away = True
+        return [camera for camera in cameras if camera.id not in self._stopped]
+
+
 class CameraInventory:
     """Merges the cameras of all origins.
 

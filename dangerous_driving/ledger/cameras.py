@@ -113,6 +113,27 @@ def set_enabled(engine: Engine, camera_id: str, enabled: bool) -> None:  # what 
     _change(engine, camera_id, enabled=enabled)
 
 
+def set_running(engine: Engine, camera_id: str, running: bool) -> bool:  # what it is set to
+    """Watch any known camera, or stop watching it, wherever it is kept; returns whether there is one.
+
+    Raises:
+        LedgerError: the database is away.
+    """
+    statement = update(Camera).where(Camera.id == camera_id).values(enabled=running).returning(Camera.id)
+    with transaction(engine) as connection:
+        return connection.execute(statement).scalar() is not None
+
+
+def stopped_cameras(engine: Engine) -> frozenset[str]:
+    """The cameras that nobody is to watch now, wherever they are kept.
+
+    Raises:
+        LedgerError: the database is away.
+    """
+    with transaction(engine) as connection:
+        return frozenset(connection.scalars(select(Camera.id).where(Camera.enabled.is_(False))))
+
+
 def remove_camera(engine: Engine, camera_id: str) -> None:
     """Watch a camera no more. Its row stays, since its frames and alerts refer to it.
 

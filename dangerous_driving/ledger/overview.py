@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Engine, func, select, text, tuple_
 
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.tables import Alert, ApiKey, AssessmentTask, Camera, Frame
+from dangerous_driving.ledger.tables import Alert, ApiKey, AssessmentTask, Camera, Frame, KeyReservation
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,19 @@ class CameraRow:
     status: str
     status_reason: str
     status_at: datetime
+    enabled: bool  # watched, unless an operator stopped it
 
 
 @dataclass(frozen=True)
 class KeyRow:
-    """A key by its hash."""
+    """A key by its hash, with the requests of the last minute."""
 
     key_hash: str
     label: str
     state: str
     state_reason: str
+    rpm_limit: int
+    used: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ def ping(engine: Engine) -> None:
         connection.execute(text("SELECT 1"))
 
 
-def list_cameras(engine: Engine) -> list[CameraRow]:
-    """All cameras, by id."""
+def list_cameras(engine: Engine, camera_id: str | None = None) -> list[CameraRow]:
+    """All cameras, by id; or the one of this id, if there is one."""
     statement = select(
         Camera.id,
         Camera.name,
@@ -63,16 +66,27 @@ def list_cameras(engine: Engine) -> list[CameraRow]:
         Camera.status,
         Camera.status_reason,
         Camera.status_at,
+        Camera.enabled,
     ).order_by(Camera.id)
+    if camera_id is not None:
+        statement = statement.where(Camera.id == camera_id)
     with transaction(engine) as connection:
         return [CameraRow(*row) for row in connection.execute(statement)]
 
 
 def list_keys(engine: Engine) -> list[KeyRow]:
     """All keys, by label and hash."""
-    statement = select(ApiKey.key_hash, ApiKey.label, ApiKey.state, ApiKey.state_reason).order_by(
-        ApiKey.label, ApiKey.key_hash
+    used = (
+        select(func.count())
+        .where(
+            KeyReservation.key_hash == ApiKey.key_hash,
+            KeyReservation.reserved_at >= func.now() - text("interval '1 minute'"),
+        )
+        .scalar_subquery()
     )
+    statement = select(
+        ApiKey.key_hash, ApiKey.label, ApiKey.state, ApiKey.state_reason, ApiKey.rpm_limit, used
+    ).order_by(ApiKey.label, ApiKey.key_hash)
     with transaction(engine) as connection:
         return [KeyRow(*row) for row in connection.execute(statement)]
 

@@ -85,6 +85,30 @@ class Camera(Base):
     )
 
 
+class AuditEntry(Base):
+    """What a person did through the bridge: written before it is done, completed after it; never changed otherwise."""
+
+    __tablename__ = "audit_entry"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    at: Mapped[datetime] = _now()
+    actor: Mapped[str]
+    role: Mapped[str]
+    proven: Mapped[bool]  # the name is that of a signed token, not what the client wrote
+    act: Mapped[str]
+    target: Mapped[str]  # an alert's or a camera's id
+    detail: Mapped[dict[str, Any]]
+    address: Mapped[str]
+    outcome: Mapped[str] = mapped_column(server_default="started")
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("outcome IN ('started', 'done', 'unknown_target', 'failed')", name="outcome"),
+        Index(None, "actor", "id"),
+        Index(None, "target", "id"),
+    )
+
+
 class Frame(Base):
     """One row per published frame. ``traffic_groups`` is the message's list without base64 pictures."""
 

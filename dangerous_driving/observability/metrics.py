@@ -131,3 +131,5 @@ WEBSOCKET_DROPPED = Counter(
     "websocket_dropped_total", "Messages not sent to a client that was slow, by type (never alerts)", ["type"]
 )
 WEBSOCKET_TOO_SLOW = Counter("websocket_too_slow_total", "Clients disconnected because alerts waited for them")
+WEBSOCKET_REFUSED = Counter("websocket_refused_total", "Connections refused, by reason: rate, full, origin", ["reason"])
+REQUESTS_REFUSED = Counter("http_requests_refused_total", "Requests refused since their address made too many")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Engine
@@ -19,11 +20,16 @@ from dangerous_driving.errors import DangerousDrivingError, LedgerError, ObjectN
 from dangerous_driving.ledger import overview
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.realtime.access import Access
+from dangerous_driving.realtime.acts import Acts
+from dangerous_driving.realtime.asyncapi import asyncapi_document
 from dangerous_driving.realtime.envelopes import ConnectionAck
 from dangerous_driving.realtime.feedback import FeedbackDesk
+from dangerous_driving.realtime.guard import Guard
 from dangerous_driving.realtime.hardening import Hardening
+from dangerous_driving.realtime.history_rest import HistoryRest
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.realtime.pictures import Pictures
+from dangerous_driving.realtime.rates import Rates
 from dangerous_driving.realtime.rest import Rest
 from dangerous_driving.realtime.socket import SocketEndpoint
 from dangerous_driving.settings import Settings
@@ -42,6 +48,7 @@ def create_app(
     desk: FeedbackDesk,
     *,
     reader_healthy: Callable[[], bool] = lambda: True,
+    lag: Callable[[], dict[str, int] | None] = lambda: None,
 ) -> ASGIApp:
     """Put the bridge together. `hub` is fed by whoever runs it; `reader_healthy` says whether it is.
 
@@ -58,12 +65,8 @@ def create_app(
         redoc_url=None,
     )
 
-    def guard(request: Request) -> None:
-        known = access.knows(
-            authorization=request.headers.get("authorization"), query=request.query_params.get("token")
-        )
-        if not known:
-            raise HTTPException(401, "a token is needed", headers={"WWW-Authenticate": "Bearer"})
+    guard = Guard(access)
+    acts = Acts(engine, hub, desk)
 
     def greeting() -> ConnectionAck:
         return ConnectionAck(
@@ -72,8 +75,9 @@ def create_app(
             demo=settings.realtime.demo_banner,
         )
 
-    app.include_router(Rest(settings, engine, hub, desk, Pictures(engine, store, hub)).router(guard))
-    socket = SocketEndpoint(hub, engine, desk, access, greeting)
+    app.include_router(Rest(settings, engine, hub, acts, Pictures(engine, store, hub), lag).router(guard))
+    app.include_router(HistoryRest(engine).router(guard))
+    socket = SocketEndpoint(settings.realtime, hub, engine, acts, access, greeting)
 
     @app.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:
@@ -93,12 +97,17 @@ def create_app(
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
+    @app.get("/api/asyncapi.json", include_in_schema=False)
+    async def asyncapi() -> JSONResponse:
+        return JSONResponse(asyncapi_document())
+
     @app.exception_handler(DangerousDrivingError)
     async def failed(_request: Request, error: Exception) -> JSONResponse:
         return _answer_of(error)
 
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    return Hardening(app, access)
+    requests = Rates(settings.realtime.request_rate, settings.realtime.request_burst, time.monotonic)
+    return Hardening(app, access, requests)
 
 
 async def _not_ready(engine: Engine, reader_healthy: Callable[[], bool]) -> str | None:

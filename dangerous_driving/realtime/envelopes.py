@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from dangerous_driving.contracts import CameraId, Message, RiskLevel, Timestamp
+from dangerous_driving.contracts import (
+    Alert,
+    CameraId,
+    DetectionResult,
+    Message,
+    RiskAssessmentResult,
+    RiskLevel,
+    Timestamp,
+)
+from dangerous_driving.realtime.access import Role
 
 #: bytes; the largest message a client may send
 MAX_CLIENT_MESSAGE = 64 * 1024
@@ -24,6 +33,7 @@ class ServerType(StrEnum):
     DETECTION_RESULT = "detection_result"
     RISK_ASSESSMENT = "risk_assessment"
     ALERT = "alert"
+    STREAM_STOPPED = "stream_stopped"
     ERROR = "error"
     PONG = "pong"
 
@@ -38,22 +48,47 @@ class CameraStatus(Message):
     status: str
     reason: str
     at: Timestamp
+    running: bool = True  # False: an operator stopped it
+
+
+class StreamStopped(Message):
+    """An operator stopped a camera: no frame of it comes until it is started again."""
+
+    camera_id: CameraId
+    at: Timestamp
 
 
 class ConnectionAck(Message):
-    """The first message: the bridge's clock, and what the connection missed since ``after``."""
+    """The first message: the bridge's clock, who the client is, and what the connection missed since it was last there."""
 
     server_time: Timestamp
+    role: Role = Role.VIEWER
+    name: str = ""  # of a signed token
+    expires_at: Timestamp | None = None  # of the token: the connection ends then
     resumed: int = 0
     truncated: bool = False  # more was missed than is sent again: ask REST for the rest
     simulated_llm: bool = False
     demo: bool = False
 
 
+class ProblemCode(StrEnum):
+    """Why, for programs."""
+
+    BAD_JSON = "bad_json"
+    UNKNOWN_TYPE = "unknown_type"
+    BAD_MESSAGE = "bad_message"
+    TOO_MANY_CAMERAS = "too_many_cameras"
+    RATE_LIMITED = "rate_limited"
+    FORBIDDEN = "forbidden"
+    UNKNOWN_ALERT = "unknown_alert"
+    UNKNOWN_CAMERA = "unknown_camera"
+    UNAVAILABLE = "unavailable"
+
+
 class Problem(Message):
     """Why a message of the client was not understood or not carried out."""
 
-    code: str
+    code: ProblemCode
     message: str
 
 
@@ -71,10 +106,14 @@ class PingData(Message):
 
 
 class SubscriptionData(Message):
-    """Which cameras (None: all), and from which level on alerts and assessments."""
+    """Which cameras (None: all), from which level on alerts and assessments, and what besides alerts and statuses.
+
+    None leaves as it is what was asked for before.
+    """
 
     cameras: tuple[CameraId, ...] | None = Field(default=None, max_length=MAX_CAMERAS)
     minimum_level: RiskLevel | None = None
+    types: tuple[Literal["detection_result", "risk_assessment"], ...] | None = Field(default=None, max_length=2)
 
 
 class FeedbackData(Message):
@@ -82,6 +121,13 @@ class FeedbackData(Message):
 
     alert_id: str = Field(min_length=1, max_length=64)
     note: str = Field(default="", max_length=2000)
+    by: str = Field(default="operator", min_length=1, max_length=64)
+
+
+class CameraData(Message):
+    """One camera."""
+
+    camera_id: CameraId
     by: str = Field(default="operator", min_length=1, max_length=64)
 
 
@@ -113,9 +159,39 @@ class Feedback(Message):
     data: FeedbackData
 
 
-ClientMessage = Ping | Subscribe | Unsubscribe | Feedback
-_Discriminated = Annotated[Ping | Subscribe | Unsubscribe | Feedback, Field(discriminator="type")]
+class CameraAct(Message):
+    """Starts or stops watching a camera, or looks how it is."""
+
+    type: Literal["start_stream", "stop_stream", "check_camera"]
+    data: CameraData
+
+
+ClientMessage = Ping | Subscribe | Unsubscribe | Feedback | CameraAct
+_Discriminated = Annotated[Ping | Subscribe | Unsubscribe | Feedback | CameraAct, Field(discriminator="type")]
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(_Discriminated)
+
+#: What a client may send, and the model of each.
+CLIENT_MESSAGES: dict[str, type[Message]] = {
+    "ping": PingData,
+    "subscribe": SubscriptionData,
+    "unsubscribe": SubscriptionData,
+    "acknowledge": FeedbackData,
+    "reject": FeedbackData,
+    "start_stream": CameraData,
+    "stop_stream": CameraData,
+    "check_camera": CameraData,
+}
+#: What the bridge sends, and the model of each.
+SERVER_MESSAGES: dict[ServerType, type[Message]] = {
+    ServerType.CONNECTION_ACK: ConnectionAck,
+    ServerType.CAMERA_STATUS: CameraStatus,
+    ServerType.DETECTION_RESULT: DetectionResult,
+    ServerType.RISK_ASSESSMENT: RiskAssessmentResult,
+    ServerType.ALERT: Alert,
+    ServerType.STREAM_STOPPED: StreamStopped,
+    ServerType.ERROR: Problem,
+    ServerType.PONG: Pong,
+}
 
 
 class UnreadableError(ValueError):
@@ -133,20 +209,22 @@ def read(text: str | None) -> ClientMessage:
         UnreadableError: it is no JSON, of no known type, or a field is missing or wrong.
     """
     if text is None:
-        raise UnreadableError(Problem(code="bad_json", message="send text, not bytes"))
+        raise UnreadableError(Problem(code=ProblemCode.BAD_JSON, message="send text, not bytes"))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(Problem(code="bad_json", message="the message is not JSON")) from error
+        raise UnreadableError(Problem(code=ProblemCode.BAD_JSON, message="the message is not JSON")) from error
     try:
         return _CLIENT.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"].startswith("union_tag"):
-            message = "type must be one of ping, subscribe, unsubscribe, acknowledge, reject"
-            raise UnreadableError(Problem(code="unknown_type", message=message)) from error
+            message = f"type must be one of {', '.join(CLIENT_MESSAGES)}"
+            raise UnreadableError(Problem(code=ProblemCode.UNKNOWN_TYPE, message=message)) from error
         where = ".".join(str(part) for part in first["loc"][1:])
-        raise UnreadableError(Problem(code="bad_message", message=f"{where or 'message'}: {first['msg']}")) from error
+        raise UnreadableError(
+            Problem(code=ProblemCode.BAD_MESSAGE, message=f"{where or 'message'}: {first['msg']}")
+        ) from error
 
 
 def envelope(kind: ServerType, data: Message, *, exclude: dict[str, Any] | None = None) -> str:

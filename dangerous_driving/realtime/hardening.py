@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dangerous_driving.observability.metrics import REQUESTS_REFUSED
 from dangerous_driving.realtime.access import Access
+from dangerous_driving.realtime.rates import Rates
 
 #: bytes of a request's body
 MAX_BODY = 64 * 1024
@@ -29,11 +33,12 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Hardening:
-    """Adds the security headers; refuses foreign hosts, foreign pages that would change something, and large bodies."""
+    """Adds the security headers; refuses foreign hosts, foreign pages that would change something, large bodies and floods."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, requests: Rates) -> None:
         self._app = app
         self._access = access
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface; WebSockets pass as they are (:mod:`~dangerous_driving.realtime.socket` looks at them)."""
@@ -53,11 +58,16 @@ class Hardening:
         await (refusal or self._app)(scope, receive, send_hardened)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
+        wait = self._requests.take(scope["client"][0] if scope["client"] else "")
+        if wait > 0:
+            REQUESTS_REFUSED.inc()
+            return _refused(429, "this address asks too often: wait", {"Retry-After": str(math.ceil(wait))})
         headers = Headers(scope=scope)
         if not self._access.allows_host(headers.get("host")):
             return _refused(421, "open access is for this machine's own address only; see realtime.allowed_origins")
-        if scope["method"] in SAFE_METHODS:
-            return None
+        return None if scope["method"] in SAFE_METHODS else self._refusal_of_change(headers)
+
+    def _refusal_of_change(self, headers: Headers) -> JSONResponse | None:
         if not self._access.allows_origin(headers.get("origin"), headers.get("host")):
             return _refused(403, "this page may not do that; see realtime.allowed_origins")
         length = headers.get("content-length", "")
@@ -68,5 +78,5 @@ class Hardening:
         return None
 
 
-def _refused(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status)
+def _refused(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, headers)

@@ -28,7 +28,14 @@ from dangerous_driving.observability.metrics import (
     WEBSOCKET_DROPPED,
     WEBSOCKET_TOO_SLOW,
 )
-from dangerous_driving.realtime.envelopes import CameraStatus, ServerType, SubscriptionData, envelope
+from dangerous_driving.realtime.envelopes import (
+    MAX_CAMERAS,
+    CameraStatus,
+    ServerType,
+    StreamStopped,
+    SubscriptionData,
+    envelope,
+)
 
 #: What a slow client does without; everything else is kept for it.
 EXPENDABLE = frozenset({ServerType.DETECTION_RESULT, ServerType.RISK_ASSESSMENT, ServerType.PONG, ServerType.ERROR})
@@ -64,32 +71,45 @@ class Remembered(Generic[KeyT, ValueT]):
 
 @dataclass
 class Subscription:
-    """What one client wants: all cameras but `without`, or only `cameras`; from `minimum_level` on."""
+    """What one client wants: all cameras but `without`, or only `cameras`; from `minimum_level` on; all types or some."""
 
     cameras: set[str] | None = None
     without: set[str] | None = None
     minimum_level: RiskLevel = RiskLevel.NONE
+    types: frozenset[str] = frozenset({ServerType.DETECTION_RESULT, ServerType.RISK_ASSESSMENT})
 
-    def add(self, wanted: SubscriptionData) -> None:
-        """More: with cameras named, those (only those, if it was all); without, all again."""
+    def add(self, wanted: SubscriptionData) -> bool:
+        """More: with cameras named, those (only those, if it was all); without, all again.
+
+        Returns:
+            Whether it is taken: not if it would name more than MAX_CAMERAS, and then nothing changes.
+        """
+        if len((self.cameras or set()) | set(wanted.cameras or ())) > MAX_CAMERAS:
+            return False
         if wanted.minimum_level is not None:
             self.minimum_level = wanted.minimum_level
+        if wanted.types is not None:
+            self.types = frozenset(wanted.types)
         if wanted.cameras is None:
-            # a subscription that only changes the level leaves the cameras as they are
-            if wanted.minimum_level is None:
+            # a subscription that only changes the level or the types leaves the cameras as they are
+            if wanted.minimum_level is None and wanted.types is None:
                 self.cameras, self.without = None, None
-            return
+            return True
         self.cameras = (self.cameras or set()) | set(wanted.cameras)
         self.without = None
+        return True
 
-    def remove(self, unwanted: SubscriptionData) -> None:
-        """Fewer: without the named cameras; none at all if none is named."""
+    def remove(self, unwanted: SubscriptionData) -> bool:
+        """Fewer: without the named cameras; none at all if none is named. Returns as `add`."""
+        if self.cameras is None and len((self.without or set()) | set(unwanted.cameras or ())) > MAX_CAMERAS:
+            return False
         if unwanted.cameras is None:
             self.cameras, self.without = set(), None
         elif self.cameras is None:
             self.without = (self.without or set()) | set(unwanted.cameras)
         else:
             self.cameras -= set(unwanted.cameras)
+        return True
 
     def wants_camera(self, camera_id: str) -> bool:
         """Whether messages of this camera are wanted."""
@@ -227,13 +247,14 @@ class Hub:
     def statuses(self, statuses: Iterable[CameraStatus]) -> None:
         """Hand on what has changed since the last time."""
         for status in statuses:
-            if self._statuses.get(status.camera_id) == status:
+            before = self._statuses.get(status.camera_id)
+            if before == status:
                 continue
             self._statuses[status.camera_id] = status
-            text = envelope(ServerType.CAMERA_STATUS, status)
-            for client in self._clients:
-                if client.subscription.wants_camera(status.camera_id):
-                    self._put(client, ServerType.CAMERA_STATUS, text)
+            self._spread(status.camera_id, ServerType.CAMERA_STATUS, envelope(ServerType.CAMERA_STATUS, status))
+            if before is not None and before.running and not status.running:
+                stopped = StreamStopped(camera_id=status.camera_id, at=self._clock())
+                self._spread(status.camera_id, ServerType.STREAM_STOPPED, envelope(ServerType.STREAM_STOPPED, stopped))
 
     def picture(self, camera_id: str, name: str) -> str | None:
         """Where the picture of a frame (by message id) or group (by task id) of this camera lies, if it is recent."""
@@ -249,7 +270,8 @@ class Hub:
         self._newest_frames[result.camera_id] = (result, text)
         self._observe("push_detection", result.timestamp)
         for client in self._clients:
-            if client.subscription.wants_camera(result.camera_id):
+            wants = client.subscription
+            if ServerType.DETECTION_RESULT in wants.types and wants.wants_camera(result.camera_id):
                 self._put(client, ServerType.DETECTION_RESULT, text)
 
     def _assessment(self, result: RiskAssessmentResult) -> None:
@@ -258,8 +280,17 @@ class Hub:
         text = envelope(ServerType.RISK_ASSESSMENT, result)
         for client in self._clients:
             wants = client.subscription
-            if wants.wants_camera(result.camera_id) and wants.wants_level(result.max_risk_level):
+            if (
+                ServerType.RISK_ASSESSMENT in wants.types
+                and wants.wants_camera(result.camera_id)
+                and wants.wants_level(result.max_risk_level)
+            ):
                 self._put(client, ServerType.RISK_ASSESSMENT, text)
+
+    def _spread(self, camera_id: str, kind: ServerType, text: str) -> None:
+        for client in self._clients:
+            if client.subscription.wants_camera(camera_id):
+                self._put(client, kind, text)
 
     @staticmethod
     def _put(client: Client, kind: ServerType, text: str) -> None:

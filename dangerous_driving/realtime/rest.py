@@ -1,19 +1,21 @@
-"""REST: cameras, alerts, verdicts, pictures and counts. All times in UTC, all names in camelCase."""
+"""REST: cameras, alerts, verdicts, pictures, counts and the audit. All times in UTC, all names in camelCase."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import AwareDatetime, Field
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import (
     CAMERA_ID_PATTERN,
     Alert,
+    AlertBasis,
     AlertState,
     Message,
     RiskLevel,
@@ -22,11 +24,15 @@ from dangerous_driving.contracts import (
     in_utc_milliseconds,
 )
 from dangerous_driving.ledger import alerts as ledger
-from dangerous_driving.ledger import overview
+from dangerous_driving.ledger import audit, overview
 from dangerous_driving.ledger.alerts import AlertFilter, AlertPosition
+from dangerous_driving.ledger.history import stage_times
+from dangerous_driving.realtime.access import Role
+from dangerous_driving.realtime.acts import Actor, Acts, UnknownTargetError, camera_status
 from dangerous_driving.realtime.envelopes import CameraStatus
-from dangerous_driving.realtime.feedback import FeedbackDesk
+from dangerous_driving.realtime.guard import Guard, address_of, caller_of
 from dangerous_driving.realtime.hub import Hub
+from dangerous_driving.realtime.parameters import CameraParameter, IdParameter
 from dangerous_driving.realtime.pictures import Pictures
 from dangerous_driving.settings import Settings
 
@@ -35,16 +41,40 @@ PICTURE_HEADERS = {"Cache-Control": "private, max-age=86400, immutable"}
 #: Counts go back this far.
 COUNTED = timedelta(hours=1)
 
-CameraParameter = Annotated[str, Path(pattern=f"^{CAMERA_ID_PATTERN.pattern}$")]
-IdParameter = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:-]{1,160}$")]
+#: What PostgreSQL's text can hold.
+_NO_NUL = r"^[^\x00]*$"
+
+
+class Refusal(Message):
+    """Why a request was not carried out."""
+
+    detail: str
+
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Refusal, "description": "No token, or one that is not accepted or has expired"},
+    403: {"model": Refusal, "description": "The role of the token, or the page that asks, may not do that"},
+    404: {"model": Refusal, "description": "There is no such thing"},
+    429: {"model": Refusal, "description": "Too many requests; Retry-After says how long to wait"},
+    503: {"model": Refusal, "description": "The database or the object store does not answer; Retry-After"},
+}
 
 _CURSOR = re.compile(r"(\d{1,15})\.([A-Za-z0-9-]{1,64})")
 
 
+class StageTime(Message):
+    """When an alert first reached a stage, and how many seconds after the capture of the frame that led to it."""
+
+    stage: AlertBasis
+    at: Timestamp
+    seconds: float
+
+
 class AlertPage(Message):
-    """Some alerts, the newest first; ``next_cursor`` asks for the ones before them."""
+    """Some alerts, the newest first, with their stages; ``next_cursor`` asks for the ones before them."""
 
     items: tuple[Alert, ...]
+    stages: dict[str, tuple[StageTime, ...]]
     next_cursor: str | None
 
 
@@ -73,17 +103,56 @@ class FeedbackBody(Message):
     by: str = Field(default="operator", min_length=1, max_length=64)
 
 
+class ActBody(Message):
+    """Who wants it done, where no token proves a name."""
+
+    by: str = Field(default="operator", min_length=1, max_length=64)
+
+
 class KeyStatus(Message):
-    """A key by its hash."""
+    """A key by its hash; ``used`` requests of ``limit`` in the last minute."""
 
     key_hash: str
     label: str
     state: str
     reason: str
+    used: int
+    limit: int
+
+
+class Me(Message):
+    """Who the token says that the caller is. ``name`` is empty unless a signed token proves it."""
+
+    role: Role
+    name: str
+    expires_at: Timestamp | None
+
+
+class AuditEntry(Message):
+    """What somebody did; ``proven``: a signed token says the name."""
+
+    id: int
+    at: Timestamp
+    actor: str
+    role: Role
+    proven: bool
+    act: str
+    target: str
+    detail: dict[str, Any]
+    address: str
+    outcome: Literal["started", "done", "unknown_target", "failed"]
+    finished_at: Timestamp | None
+
+
+class AuditPage(Message):
+    """Some acts, the newest first; ``next_before`` asks for the ones before them."""
+
+    items: tuple[AuditEntry, ...]
+    next_before: int | None
 
 
 class Status(Message):
-    """Counts of the last hour, cameras and keys as they are now."""
+    """Counts of the last hour, cameras, keys and lags as they are now; ``lag`` is None while no broker answers."""
 
     server_time: Timestamp
     clients: int
@@ -91,38 +160,39 @@ class Status(Message):
     tasks: dict[str, int]
     alerts: dict[str, int]
     keys: tuple[KeyStatus, ...]
+    lag: dict[str, int] | None
     llm_model: str
     simulated_llm: bool
     demo: bool
 
 
-def camera_status(row: overview.CameraRow) -> CameraStatus:
-    """A camera's row as clients get it."""
-    return CameraStatus(
-        camera_id=row.camera_id,
-        name=row.name or row.camera_id,
-        kind=row.kind,
-        frame_interval=row.frame_interval,
-        status=row.status,
-        reason=row.status_reason,
-        at=row.status_at,
-    )
-
-
 class Rest:
     """The routes below ``/api``."""
 
-    def __init__(self, settings: Settings, engine: Engine, hub: Hub, desk: FeedbackDesk, pictures: Pictures) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        hub: Hub,
+        acts: Acts,
+        pictures: Pictures,
+        lag: Callable[[], dict[str, int] | None],
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._hub = hub
-        self._desk = desk
+        self._acts = acts
         self._pictures = pictures
+        self._lag = lag
 
-    def router(self, guard: Callable[..., Any]) -> APIRouter:
+    def router(self, guard: Guard) -> APIRouter:
         """All of them; `guard` refuses whoever may not use them."""
-        api = APIRouter(prefix="/api", dependencies=[Depends(guard)])
+        api = APIRouter(prefix="/api", dependencies=[Depends(guard)], responses=_REFUSALS)
+        api.get("/me")(self.me)
         api.get("/cameras")(self.cameras)
+        api.post("/cameras/{camera_id}/start")(self.start_camera)
+        api.post("/cameras/{camera_id}/stop")(self.stop_camera)
+        api.post("/cameras/{camera_id}/check")(self.check_camera)
         api.get("/alerts")(self.alerts)
         api.get("/alerts/{alert_id}")(self.alert)
         api.get("/alerts/{alert_id}/image", response_class=Response)(self.alert_image)
@@ -131,7 +201,13 @@ class Rest:
         api.get("/frames/{camera_id}/{message_id}/image", response_class=Response)(self.frame_image)
         api.get("/groups/{camera_id}/{task_id}/image", response_class=Response)(self.group_image)
         api.get("/status")(self.status)
+        api.get("/audit", dependencies=[Depends(guard.admin)])(self.audit)
         return api
+
+    def me(self, request: Request) -> Me:
+        """Who the caller is and what they may do."""
+        caller = caller_of(request)
+        return Me(role=caller.role, name=caller.name, expires_at=caller.expires_at)
 
     def cameras(self) -> list[CameraStatus]:
         """All cameras and how they are."""
@@ -151,7 +227,13 @@ class Rest:
         wanted = AlertFilter(camera_id=camera, level=level, states=tuple(state or ()), since=since, before=before)
         found = ledger.list_alerts(self._engine, wanted, limit=limit + 1, after=_position(cursor))
         items = found[:limit]
-        return AlertPage(items=tuple(items), next_cursor=_cursor(items[-1]) if len(found) > limit else None)
+        stages: dict[str, tuple[StageTime, ...]] = {}
+        for row in stage_times(self._engine, [alert.alert_id for alert in items]):
+            time = StageTime(stage=AlertBasis(row.stage), at=row.at, seconds=row.seconds)
+            stages[row.alert_id] = (*stages.get(row.alert_id, ()), time)
+        return AlertPage(
+            items=tuple(items), stages=stages, next_cursor=_cursor(items[-1]) if len(found) > limit else None
+        )
 
     def alert(self, alert_id: IdParameter) -> AlertDetail:
         """One alert and the inputs that made it what it is."""
@@ -165,13 +247,57 @@ class Rest:
         # the page asks by version, so that its own copy is right and nothing is asked twice
         return _jpeg(self._pictures.alert(self._known(alert_id)))
 
-    async def acknowledge(self, alert_id: IdParameter, body: FeedbackBody) -> Alert:
+    async def acknowledge(self, request: Request, alert_id: IdParameter, body: FeedbackBody) -> Alert:
         """Say that somebody takes care of it."""
-        return await self._judge(alert_id, Verdict.ACKNOWLEDGED, body)
+        with _known_target("alert"):
+            return await self._acts.judge(_actor(request, body.by), alert_id, Verdict.ACKNOWLEDGED, body.note)
 
-    async def reject(self, alert_id: IdParameter, body: FeedbackBody) -> Alert:
+    async def reject(self, request: Request, alert_id: IdParameter, body: FeedbackBody) -> Alert:
         """Say that it is a false alarm."""
-        return await self._judge(alert_id, Verdict.REJECTED, body)
+        with _known_target("alert"):
+            return await self._acts.judge(_actor(request, body.by), alert_id, Verdict.REJECTED, body.note)
+
+    async def start_camera(self, request: Request, camera_id: CameraParameter, body: ActBody) -> CameraStatus:
+        """Watch a camera again that was stopped."""
+        with _known_target("camera"):
+            return await self._acts.switch_camera(_actor(request, body.by), camera_id, running=True)
+
+    async def stop_camera(self, request: Request, camera_id: CameraParameter, body: ActBody) -> CameraStatus:
+        """Stop watching a camera until it is started again."""
+        with _known_target("camera"):
+            return await self._acts.switch_camera(_actor(request, body.by), camera_id, running=False)
+
+    async def check_camera(self, request: Request, camera_id: CameraParameter, body: ActBody) -> CameraStatus:
+        """How a camera is now, read anew."""
+        with _known_target("camera"):
+            return await self._acts.check_camera(_actor(request, body.by), camera_id)
+
+    def audit(
+        self,
+        before: Annotated[int | None, Query(ge=1, le=2**62, description="nextBefore of the page before")] = None,
+        actor: Annotated[str | None, Query(max_length=64, pattern=_NO_NUL)] = None,
+        target: Annotated[str | None, Query(max_length=160, pattern=_NO_NUL)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> AuditPage:
+        """What people did through the bridges, the newest first. For admins."""
+        found = audit.list_entries(self._engine, limit=limit + 1, before=before, actor=actor, target=target)
+        items = tuple(
+            AuditEntry(
+                id=row.id,
+                at=row.at,
+                actor=row.actor,
+                role=Role(row.role),
+                proven=row.proven,
+                act=row.act,
+                target=row.target,
+                detail=row.detail,
+                address=row.address,
+                outcome=row.outcome,
+                finished_at=row.finished_at,
+            )
+            for row in found[:limit]
+        )
+        return AuditPage(items=items, next_before=items[-1].id if len(found) > limit else None)
 
     def frame_image(
         self, camera_id: CameraParameter, message_id: IdParameter, at: Annotated[AwareDatetime | None, Query()] = None
@@ -196,9 +322,17 @@ class Rest:
             tasks=counts.tasks,
             alerts=counts.alerts,
             keys=tuple(
-                KeyStatus(key_hash=key.key_hash, label=key.label, state=key.state, reason=key.state_reason)
+                KeyStatus(
+                    key_hash=key.key_hash,
+                    label=key.label,
+                    state=key.state,
+                    reason=key.state_reason,
+                    used=key.used,
+                    limit=key.rpm_limit,
+                )
                 for key in overview.list_keys(self._engine)
             ),
+            lag=self._lag(),
             llm_model=self._settings.llm.model,
             simulated_llm=self._settings.llm.simulated,
             demo=self._settings.realtime.demo_banner,
@@ -210,11 +344,17 @@ class Rest:
             raise HTTPException(404, "there is no such alert")
         return found
 
-    async def _judge(self, alert_id: str, verdict: Verdict, body: FeedbackBody) -> Alert:
-        given = await self._desk.give(alert_id, verdict, by=body.by, note=body.note)
-        if given is None:
-            raise HTTPException(404, "there is no such alert")
-        return given
+
+def _actor(request: Request, said: str) -> Actor:
+    return Actor(caller_of(request), address_of(request), said)
+
+
+@contextmanager
+def _known_target(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UnknownTargetError as error:
+        raise HTTPException(404, f"there is no such {what}") from error
 
 
 def _jpeg(picture: bytes) -> Response:

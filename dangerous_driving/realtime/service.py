@@ -23,18 +23,19 @@ from sqlalchemy import Engine
 from dangerous_driving.alerts.lifecycle import Lifecycle
 from dangerous_driving.alerts.service import AlertPublisher
 from dangerous_driving.contracts import Alert, DetectionResult, RiskAssessmentResult
-from dangerous_driving.errors import ConfigError, LedgerError
+from dangerous_driving.errors import BrokerError, ConfigError, LedgerError
 from dangerous_driving.ledger import overview
 from dangerous_driving.ledger.alerts import changed_since
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic
 from dangerous_driving.messaging.seam import Sender
 from dangerous_driving.objects import ObjectStore
+from dangerous_driving.realtime.acts import camera_status
 from dangerous_driving.realtime.app import create_app
+from dangerous_driving.realtime.compression import BridgeProtocol
 from dangerous_driving.realtime.envelopes import MAX_CLIENT_MESSAGE
 from dangerous_driving.realtime.feedback import FeedbackDesk
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.realtime.reader import Receiver, TopicReader
-from dangerous_driving.realtime.rest import camera_status
 from dangerous_driving.realtime.socket import RESUME_LIMIT, RESUME_OVERLAP
 from dangerous_driving.settings import RealtimeSettings, Settings
 
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 #: s between two looks at the cameras' statuses
 STATUS_SECONDS = 2.0
+#: s between two looks at the lags
+LAG_SECONDS = 5.0
 #: s that bytes may wait for a client to take them
 UNSENT_SECONDS = 30
 #: s that requests under way get at the end
@@ -56,6 +59,7 @@ def run(
     stop: threading.Event,
     *,
     ready: Callable[[int], None] = lambda _port: None,
+    read_lag: Callable[[], dict[str, int]] | None = None,
 ) -> None:
     """Serve until `stop`.
 
@@ -66,6 +70,7 @@ def run(
         producer: verdicts go onto the topic with it, unreadable messages to dead-letter.
         stop: ends it; requests under way are answered first.
         ready: called with the port once clients can connect.
+        read_lag: asks the broker how many messages each service has before it; raises BrokerError.
 
     Raises:
         ConfigError: neither token nor open access is set, or the port is in use.
@@ -84,7 +89,7 @@ def run(
             dead_letters=producer,
         )
 
-    bridge = Bridge(settings, engine, store, producer, open_consumer)
+    bridge = Bridge(settings, engine, store, producer, open_consumer, read_lag)
     asyncio.run(bridge.serve(stop, ready))
 
 
@@ -98,7 +103,10 @@ class Bridge:
         store: ObjectStore,
         producer: Sender,
         open_consumer: Callable[[], Receiver],
+        read_lag: Callable[[], dict[str, int]] | None = None,
     ) -> None:
+        self._read_lag = read_lag
+        self._lag: dict[str, int] | None = None
         self._settings = settings
         self._engine = engine
         self._store = store
@@ -118,7 +126,15 @@ class Bridge:
         )
         publisher = AlertPublisher(self._engine, self._producer, delivery_timeout=settings.kafka.delivery_timeout)
         desk = FeedbackDesk(self._engine, Lifecycle(settings.alerts), publisher, hub)
-        app = create_app(settings, self._engine, self._store, hub, desk, reader_healthy=lambda: reader.healthy)
+        app = create_app(
+            settings,
+            self._engine,
+            self._store,
+            hub,
+            desk,
+            reader_healthy=lambda: reader.healthy,
+            lag=lambda: self._lag,
+        )
         # two threads of its own for what lasts as long as the bridge: the common ones are for short calls
         with contextlib.closing(listen(settings.realtime)) as listening, ThreadPoolExecutor(2, "bridge") as threads:
             loop = asyncio.get_running_loop()
@@ -127,13 +143,16 @@ class Bridge:
             server = _Server(
                 uvicorn.Config(
                     app,
-                    ws="websockets-sansio",
+                    ws=BridgeProtocol,
+                    ws_per_message_deflate=settings.realtime.compression,
                     ws_max_size=MAX_CLIENT_MESSAGE,
                     ws_ping_interval=20.0,
                     ws_ping_timeout=20.0,
                     log_config=None,
                     access_log=False,
                     server_header=False,
+                    proxy_headers=bool(settings.realtime.trusted_proxies),
+                    forwarded_allow_ips=list(settings.realtime.trusted_proxies),
                     lifespan="off",
                     timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 ),
@@ -144,6 +163,7 @@ class Bridge:
                 asyncio.create_task(server.serve(sockets=[listening]), name="server"),
                 loop.run_in_executor(threads, reader.run, stop),
                 asyncio.create_task(self._watch_cameras(hub, stopping), name="cameras"),
+                asyncio.create_task(self._watch_lag(stopping), name="lag"),
                 # an event of threads, since signals and supervisors set it
                 loop.run_in_executor(threads, stop.wait),
             ]
@@ -176,6 +196,18 @@ class Bridge:
                 hub.statuses(camera_status(row) for row in rows)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), STATUS_SECONDS)
+
+    async def _watch_lag(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            if self._read_lag is not None:
+                try:
+                    self._lag = await asyncio.to_thread(self._read_lag)
+                except BrokerError as error:
+                    if self._lag is not None:
+                        log.warning("lag_not_read", reason=str(error))
+                    self._lag = None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), LAG_SECONDS)
 
 
 def listen(settings: RealtimeSettings) -> socket.socket:

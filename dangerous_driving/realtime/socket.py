@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
+import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,17 +15,24 @@ import structlog
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from sqlalchemy import Engine
+from starlette.responses import JSONResponse
 
 from dangerous_driving.contracts import Alert, Verdict
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.ledger import alerts as ledger
-from dangerous_driving.realtime.access import SUBPROTOCOL, Access
+from dangerous_driving.ledger.history import time_of_version
+from dangerous_driving.observability.metrics import WEBSOCKET_REFUSED
+from dangerous_driving.realtime.access import SUBPROTOCOL, Access, Caller, NotAuthorisedError, Role
+from dangerous_driving.realtime.acts import Actor, Acts, UnknownTargetError
 from dangerous_driving.realtime.envelopes import (
+    MAX_CAMERAS,
+    CameraAct,
     ConnectionAck,
     Feedback,
     Ping,
     Pong,
     Problem,
+    ProblemCode,
     ServerType,
     Subscribe,
     UnreadableError,
@@ -29,8 +40,9 @@ from dangerous_driving.realtime.envelopes import (
     envelope,
     read,
 )
-from dangerous_driving.realtime.feedback import FeedbackDesk
 from dangerous_driving.realtime.hub import Client, Hub
+from dangerous_driving.realtime.rates import Bucket, Rates
+from dangerous_driving.settings import RealtimeSettings
 
 log = structlog.get_logger(__name__)
 
@@ -44,73 +56,85 @@ RESUME_LIMIT = 500
 #: An alert is stamped when it is decided and seen once it is committed and sent, so a client may have seen a younger one before.
 RESUME_OVERLAP = timedelta(seconds=30)
 
+_LAST = re.compile(r"([A-Za-z0-9_-]{1,64})(?::([0-9]{1,9}))?")
 _TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 
 
 class SocketEndpoint:
     """Serves clients of ``/ws``.
 
-    ``/ws?after=TIME`` resumes: the alerts that changed since are sent again (a little more than that: a client tells by id
-    and version). ``?token=`` or a subprotocol carries the token (:mod:`~dangerous_driving.realtime.access`).
+    ``/ws?last=ALERT`` resumes after the last alert that was seen (``ALERT:VERSION`` more exactly), ``/ws?after=TIME`` after
+    a time: the alerts that changed since are sent again (a little more than that: a client tells by id and version).
+    ``?token=`` or a subprotocol carries the token (:mod:`~dangerous_driving.realtime.access`).
     """
 
     SEND_SECONDS = 20.0  # one message may take this long, then the client is gone
     CLOSE_SECONDS = 5.0  # a slow client gets as long to hear why it is disconnected
-    MOST_PROBLEMS = 20  # unreadable messages in a row
+    MOST_PROBLEMS = 20  # unreadable or too many messages in a row
 
     def __init__(
         self,
+        settings: RealtimeSettings,
         hub: Hub,
         engine: Engine,
-        desk: FeedbackDesk,
+        acts: Acts,
         access: Access,
         greeting: Callable[[], ConnectionAck],
     ) -> None:
+        self._settings = settings
         self._hub = hub
         self._engine = engine
-        self._desk = desk
+        self._acts = acts
         self._access = access
         self._greeting = greeting
+        self._connects = Rates(settings.connect_rate, settings.connect_burst, time.monotonic)
 
     async def serve(self, websocket: WebSocket) -> None:
         """One connection."""
+        refusal = self._refusal(websocket)
+        if refusal is not None:
+            await websocket.send_denial_response(refusal)  # before it is accepted
+            return
         headers = websocket.headers
+        offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        try:
+            caller = self._access.identify(
+                authorization=headers.get("authorization"), protocols=offered, query=websocket.query_params.get("token")
+            )
+        except NotAuthorisedError as error:
+            # accepted first, since a browser cannot see why a handshake was refused
+            await websocket.close(NOT_AUTHORISED, str(error))
+            return
+        client, first = self._hub.connect()
+        try:
+            await self._talk(websocket, Actor(caller, _address(websocket)), client, first)
+        finally:
+            self._hub.disconnect(client)
+
+    def _refusal(self, websocket: WebSocket) -> JSONResponse | None:
+        headers = websocket.headers
+        wait = self._connects.take(_address(websocket))
+        if wait > 0:
+            WEBSOCKET_REFUSED.labels(reason="rate").inc()
+            return _refused(429, "this address connects too often: wait", {"Retry-After": str(math.ceil(wait))})
+        if self._hub.clients >= self._settings.max_clients:
+            WEBSOCKET_REFUSED.labels(reason="full").inc()
+            return _refused(503, "this bridge has as many clients as it takes", {"Retry-After": "5"})
         if not (
             self._access.allows_host(headers.get("host"))
             and self._access.allows_origin(headers.get("origin"), headers.get("host"))
         ):
-            await websocket.close()  # before it is accepted: HTTP 403
-            return
-        offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
-        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        known = self._access.knows(
-            authorization=headers.get("authorization"), protocols=offered, query=websocket.query_params.get("token")
-        )
-        if not known:
-            # accepted first, since a browser cannot see why a handshake was refused
-            await websocket.close(NOT_AUTHORISED, "a token is needed")
-            return
-        client, first = self._hub.connect()
-        try:
-            await self._talk(websocket, client, first)
-        finally:
-            self._hub.disconnect(client)
+            WEBSOCKET_REFUSED.labels(reason="origin").inc()
+            return _refused(403, "this page may not connect; see realtime.allowed_origins", {})
+        return None
 
-    async def _talk(self, websocket: WebSocket, client: Client, first: list[str]) -> None:
+    async def _talk(self, websocket: WebSocket, actor: Actor, client: Client, first: list[str]) -> None:
         async def to_client() -> None:
-            for text in [*await self._greet(websocket.query_params.get("after")), *first]:
+            for text in [*await self._greet(websocket, actor.caller), *first]:
                 await self._send(websocket, text)
             while True:
                 await self._send(websocket, await client.next())
-
-        async def from_client() -> None:
-            problems = 0
-            while problems <= self.MOST_PROBLEMS:
-                received = await websocket.receive()
-                if received["type"] == "websocket.disconnect":
-                    return
-                problems = 0 if await self._take(client, received.get("text")) else problems + 1
-            await websocket.close(TOO_MANY_PROBLEMS, "too many unreadable messages")
 
         async def until_too_slow() -> None:
             await client.too_slow.wait()
@@ -118,20 +142,45 @@ class SocketEndpoint:
             async with asyncio.timeout(self.CLOSE_SECONDS):  # what was sent before is still in its way
                 await websocket.close(TOO_SLOW, "too slow: connect again and resume")
 
-        await _first_of(to_client(), from_client(), until_too_slow())
+        parts = [to_client(), self._listen(websocket, actor, client), until_too_slow()]
+        if actor.caller.expires_at is not None:
+            parts.append(_until_expired(websocket, actor.caller))
+        await _first_of(*parts)
 
-    async def _greet(self, after: str | None) -> list[str]:
-        ack = self._greeting()
-        if after is None:
+    async def _listen(self, websocket: WebSocket, actor: Actor, client: Client) -> None:
+        problems = 0
+        allowance = Bucket(self._settings.message_rate, self._settings.message_burst, time.monotonic)
+        while problems <= self.MOST_PROBLEMS:
+            received = await websocket.receive()
+            if received["type"] == "websocket.disconnect":
+                return
+            if allowance.take() > 0:
+                _tell(client, ProblemCode.RATE_LIMITED, f"at most {self._settings.message_rate:g} messages a second")
+                understood = False
+            else:
+                understood = await self._take(client, actor, received.get("text"))
+            problems = 0 if understood else problems + 1
+        await websocket.close(TOO_MANY_PROBLEMS, "too many messages, or too many that make no sense")
+
+    async def _greet(self, websocket: WebSocket, caller: Caller) -> list[str]:
+        ack = self._greeting().model_copy(
+            update={"role": caller.role, "name": caller.name, "expires_at": caller.expires_at}
+        )
+        last, after = websocket.query_params.get("last"), websocket.query_params.get("after")
+        if last is None and after is None:
             return [envelope(ServerType.CONNECTION_ACK, ack)]
         try:
-            since = _TIME.validate_python(after) - RESUME_OVERLAP
-            missed = await asyncio.to_thread(ledger.changed_since, self._engine, since, limit=RESUME_LIMIT + 1)
-        except ValidationError:
-            problem = Problem(code="bad_message", message="after: a time in ISO 8601 with its zone is needed")
+            since = await self._last_seen(last) if last is not None else _TIME.validate_python(after)
+            missed = await asyncio.to_thread(
+                ledger.changed_since, self._engine, since - RESUME_OVERLAP, limit=RESUME_LIMIT + 1
+            )
+        except UnknownTargetError:
+            problem = Problem(code=ProblemCode.UNKNOWN_ALERT, message="last: there is no such alert")
+        except (ValidationError, OverflowError):
+            problem = Problem(code=ProblemCode.BAD_MESSAGE, message="after: a time in ISO 8601 with its zone is needed")
         except LedgerError as error:
             log.warning("connection_not_resumed", reason=str(error))
-            problem = Problem(code="unavailable", message="what was missed cannot be read now: ask again")
+            problem = Problem(code=ProblemCode.UNAVAILABLE, message="what was missed cannot be read now: ask again")
         else:
             return [envelope(ServerType.CONNECTION_ACK, _resumed(ack, missed)), *_in_order(missed[:RESUME_LIMIT])]
         return [
@@ -139,42 +188,87 @@ class SocketEndpoint:
             envelope(ServerType.ERROR, problem),
         ]
 
-    async def _take(self, client: Client, text: str | None) -> bool:
+    async def _last_seen(self, last: str) -> datetime:
+        match = _LAST.fullmatch(last)
+        if match is None:
+            raise UnknownTargetError(last)
+        # without its version, from the alert's beginning on: rather too much than too little
+        alert_id, version = match[1], int(match[2] or 1)
+        found = await asyncio.to_thread(time_of_version, self._engine, alert_id, version)
+        if found is None:
+            raise UnknownTargetError(alert_id)
+        return found
+
+    async def _take(self, client: Client, actor: Actor, text: str | None) -> bool:
         """Do what the client asks; whether it could be understood."""
         try:
             message = read(text)
         except UnreadableError as error:
             client.put(ServerType.ERROR, envelope(ServerType.ERROR, error.problem))
             return False
+        taken = True
         match message:
             case Ping(data=data):
                 pong = Pong(server_time=datetime.now(UTC), nonce=data.nonce)
                 client.put(ServerType.PONG, envelope(ServerType.PONG, pong))
             case Subscribe(data=data):
-                client.subscription.add(data)
+                taken = client.subscription.add(data)
             case Unsubscribe(data=data):
-                client.subscription.remove(data)
-            case Feedback():
-                await self._judge(client, message)
-        return True
+                taken = client.subscription.remove(data)
+            case Feedback() | CameraAct():
+                await self._act(client, actor, message)
+        if not taken:
+            _tell(client, ProblemCode.TOO_MANY_CAMERAS, f"at most {MAX_CAMERAS} cameras can be named")
+        return taken
 
-    async def _judge(self, client: Client, message: Feedback) -> None:
-        verdict = Verdict.ACKNOWLEDGED if message.type == "acknowledge" else Verdict.REJECTED
-        data = message.data
+    async def _act(self, client: Client, actor: Actor, message: Feedback | CameraAct) -> None:
+        if not actor.caller.role.covers(Role.OPERATOR):
+            log.warning("act_refused", actor=actor.name, role=actor.caller.role.value, act=message.type)
+            _tell(
+                client, ProblemCode.FORBIDDEN, f"the role {Role.OPERATOR} is needed; this token has {actor.caller.role}"
+            )
+            return
+        actor = replace(actor, said=message.data.by)
         try:
-            alert = await self._desk.give(data.alert_id, verdict, by=data.by, note=data.note)
+            match message:
+                case Feedback(data=data):
+                    verdict = Verdict.ACKNOWLEDGED if message.type == "acknowledge" else Verdict.REJECTED
+                    await self._acts.judge(actor, data.alert_id, verdict, data.note)
+                case CameraAct(type="check_camera", data=camera):
+                    status = await self._acts.check_camera(actor, camera.camera_id)
+                    client.put(ServerType.CAMERA_STATUS, envelope(ServerType.CAMERA_STATUS, status))
+                case CameraAct(data=camera):
+                    await self._acts.switch_camera(actor, camera.camera_id, running=message.type == "start_stream")
+        except UnknownTargetError:
+            known = "alert" if isinstance(message, Feedback) else "camera"
+            code = ProblemCode.UNKNOWN_ALERT if known == "alert" else ProblemCode.UNKNOWN_CAMERA
+            _tell(client, code, f"there is no such {known}")
         except LedgerError as error:
-            log.warning("verdict_not_kept", alert_id=data.alert_id, reason=str(error))
-            problem = Problem(code="unavailable", message="the verdict could not be kept: try again")
-        else:
-            if alert is not None:
-                return
-            problem = Problem(code="unknown_alert", message="there is no such alert")
-        client.put(ServerType.ERROR, envelope(ServerType.ERROR, problem))
+            log.warning("act_not_kept", act=message.type, reason=str(error))
+            _tell(client, ProblemCode.UNAVAILABLE, "it could not be kept: try again")
 
     async def _send(self, websocket: WebSocket, text: str) -> None:
         async with asyncio.timeout(self.SEND_SECONDS):
             await websocket.send_text(text)
+
+
+async def _until_expired(websocket: WebSocket, caller: Caller) -> None:
+    while caller.expires_at is not None and not caller.expired(now := datetime.now(UTC)):  # noqa: ASYNC110 - a clock
+        # in steps, since the wall clock may be put right meanwhile
+        await asyncio.sleep(min(60.0, (caller.expires_at - now).total_seconds() + 0.01))
+    await websocket.close(NOT_AUTHORISED, "the token has expired: ask for a new one")
+
+
+def _address(websocket: WebSocket) -> str:
+    return websocket.client.host if websocket.client else ""
+
+
+def _refused(status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, headers)
+
+
+def _tell(client: Client, code: ProblemCode, message: str) -> None:
+    client.put(ServerType.ERROR, envelope(ServerType.ERROR, Problem(code=code, message=message)))
 
 
 def _resumed(ack: ConnectionAck, missed: list[Alert]) -> ConnectionAck:

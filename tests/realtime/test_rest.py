@@ -212,7 +212,9 @@ def test_cameras_and_counts(bridge: RunningBridge, http: httpx.Client) -> None:
     assert status["tasks"] == {"pending": 1}
     assert status["alerts"] == {"open": 1}
     assert status["cameras"] == {"unknown": 1}
-    assert status["keys"] == [{"keyHash": "hash1", "label": "first", "state": "available", "reason": ""}]
+    assert status["keys"] == [
+        {"keyHash": "hash1", "label": "first", "state": "available", "reason": "", "used": 0, "limit": 300}
+    ]
     assert (status["llmModel"], status["simulatedLlm"]) == ("simulated-vl", True)
 
 

@@ -2,7 +2,7 @@
 
 const KEY = "dangerous-driving.token";
 
-export class NotAuthorised extends Error {}
+export class NotAuthorised extends Error {} // the text is the bridge's
 
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
@@ -13,9 +13,9 @@ async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
   const response = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(15_000) });
-  if (response.status === 401) throw new NotAuthorised("a token is needed");
   if (!response.ok) {
     const { detail } = await response.json().catch(() => ({}));
+    if (response.status === 401) throw new NotAuthorised(detail ?? "");
     throw new Error(typeof detail === "string" ? detail : `the bridge answered ${response.status}`);
   }
   return response;

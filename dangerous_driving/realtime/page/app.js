@@ -2,40 +2,58 @@
 
 import { get, NotAuthorised, token } from "./api.js";
 import { Connection } from "./connection.js";
+import { Detail } from "./detail.js";
 import { Feed } from "./feed.js";
-import { cameraId, rank, typesOf, words } from "./text.js";
+import { History } from "./history.js";
+import { choose, current, t, translate } from "./i18n.js";
+import * as sound from "./sound.js";
+import { System } from "./system.js";
+import { cameraId, capital, levelName, make, rank, typesOf } from "./text.js";
 import { Wall } from "./wall.js";
 
 const byId = (id) => document.getElementById(id);
 const GAUGES_EVERY = 5_000;
-const STATES = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", refused: "Token needed" };
 const OPERATOR = "dangerous-driving.operator";
+const VIEWS = ["alerts", "cameras", "history", "system"];
+
+translate();
 
 const operator = byId("operator");
 operator.value = localStorage.getItem(OPERATOR) ?? "";
 operator.addEventListener("change", () => localStorage.setItem(OPERATOR, operator.value.trim()));
+const operatorName = () => operator.value.trim() || "operator";
 
 const facts = { llm: false, demo: false };
-const wall = new Wall(byId("tiles"), byId("no-cameras"));
+let status = null; // what api/status said last
+let connectionState = "connecting";
+
+const wall = new Wall(byId("tiles"), byId("no-cameras"), { operator: operatorName, failed: toast });
+const detail = new Detail(byId("detail"), {
+  name: (camera) => wall.name(camera), judge: (id, act, note) => feed.judge(id, act, note), failed: toast,
+});
 const feed = new Feed(
   { list: byId("alerts"), empty: byId("no-alerts"), older: byId("older"), state: byId("filter-state"), level: byId("filter-level") },
   {
     name: (camera) => wall.name(camera),
-    operator: () => operator.value.trim() || "operator",
+    operator: operatorName,
     changed: showCounts,
+    open: (alert) => detail.open(alert),
     failed: toast,
   });
+const history = new History(byId("history"), { cameras: () => wall.cameras, failed: toast });
+const system = new System(byId("system"));
 
 const connection = new Connection({
   state: (state) => {
-    byId("connection").dataset.state = state;
-    byId("connection").querySelector("span").textContent = STATES[state];
+    connectionState = state;
+    showConnection();
   },
   refused: askForToken,
   message: (type, data) => {
     if (type === "alert") {
       const isNew = feed.put(data);
-      connection.seen(data.updatedAt);
+      connection.seen(data);
+      detail.put(data);
       if (data.notify || (isNew && rank(data.riskLevel) >= rank("high") && data.state !== "closed")) announce(data);
     } else if (type === "detection_result") {
       wall.frame(data);
@@ -48,17 +66,20 @@ const connection = new Connection({
       showNotice();
     } else if (type === "connection_ack") {
       Object.assign(facts, { llm: data.simulatedLlm, demo: data.demo });
+      showWho(data);
       showNotice();
       if (data.truncated || !loaded) load();
     } else if (type === "error") {
-      toast(words(data.message));
+      toast(capital(data.message));
     }
   },
 });
 
 function announce(alert) {
-  const where = wall.name(cameraId(alert.cameraId));
-  byId("announcer").textContent = `${words(alert.riskLevel)} alert, ${where}: ${typesOf(alert)}`;
+  byId("announcer").textContent = t("alert.announce", {
+    level: capital(levelName(alert.riskLevel)), camera: wall.name(cameraId(alert.cameraId)), types: typesOf(alert),
+  });
+  sound.ring(alert.riskLevel);
 }
 
 let toastTimer = 0;
@@ -70,9 +91,22 @@ function toast(message) {
   toastTimer = setTimeout(() => { element.hidden = true; }, 6000);
 }
 
+function showConnection() {
+  byId("connection").dataset.state = connectionState;
+  byId("connection").querySelector("span").textContent = t(`connection.${connectionState}`);
+}
+
+/** A viewer sees no buttons that would be refused; a proven name needs no field. */
+function showWho({ role, name }) {
+  document.documentElement.dataset.role = role;
+  if (!name) return;
+  operator.value = name;
+  operator.readOnly = true;
+}
+
 function showCounts() {
   const { cameras } = wall;
-  const online = cameras.filter((camera) => camera.status === "online" || camera.status === "degraded").length;
+  const online = cameras.filter((camera) => camera.running && (camera.status === "online" || camera.status === "degraded")).length;
   byId("gauge-cameras").textContent = cameras.length ? `${online} / ${cameras.length}` : "–";
   const { standing } = feed;
   byId("gauge-alerts").textContent = String(standing.length);
@@ -86,35 +120,36 @@ function showCounts() {
 function showNotice() {
   const { cameras } = wall;
   const count = (kind) => cameras.filter((camera) => camera.kind === kind).length;
-  const cameraWords = (number, word) => `${number} ${word} ${number === 1 ? "camera" : "cameras"}`;
-  const parts = [
-    count("simulated") ? `${cameraWords(count("simulated"), "simulated")}, rendered scenes` : "",
-    count("replay") ? `${cameraWords(count("replay"), "replayed")}, recorded video in a loop` : "",
-    facts.llm ? "risk levels and descriptions by a simulated LLM" : "",
-  ].filter(Boolean);
+  const many = (kind) => (count(kind) ? t(`cameras.${kind}.${count(kind) === 1 ? "1" : "n"}`, { n: count(kind) }) : "");
+  const parts = [many("simulated"), many("replay"), facts.llm ? t("llm.simulated") : ""].filter(Boolean);
   const notice = byId("notice");
   notice.hidden = !(parts.length || facts.demo);
-  const label = document.createElement("b");
-  label.textContent = facts.demo ? "Demo" : "Not live";
-  notice.replaceChildren(label, parts.length ? parts.join(" · ") : "on this machine, open to everyone who can reach it");
+  notice.replaceChildren(make("b", "", t(facts.demo ? "demo" : "not.live")), parts.length ? parts.join(" · ") : t("demo.open"));
 }
 
-async function showGauges() {
+function showStatus() {
+  const waiting = status ? (status.tasks.pending ?? 0) + (status.tasks.claimed ?? 0) : null;
+  byId("gauge-tasks").textContent = waiting === null ? "–" : String(waiting);
+  const keys = status?.keys ?? [];
+  byId("gauge-keys").textContent = keys.length ? `${keys.filter((key) => key.state === "available").length} / ${keys.length}` : "–";
+  const lags = Object.values(status?.lag ?? {});
+  byId("gauge-lag").textContent = lags.length ? String(lags.reduce((sum, lag) => sum + lag, 0)) : "–";
+  if (status) system.show(status);
+}
+
+async function readStatus() {
   try {
-    const status = await get("api/status");
-    const waiting = (status.tasks.pending ?? 0) + (status.tasks.claimed ?? 0);
-    byId("gauge-tasks").textContent = String(waiting);
-    const ready = status.keys.filter((key) => key.state === "available").length;
-    byId("gauge-keys").textContent = status.keys.length ? `${ready} / ${status.keys.length}` : "–";
+    status = await get("api/status");
   } catch {
-    byId("gauge-tasks").textContent = "–"; // the connection's state says why
-    byId("gauge-keys").textContent = "–";
+    status = null; // the connection's state says why
   }
+  showStatus();
 }
 
-function askForToken() {
+function askForToken(reason = "") {
   const dialog = byId("login");
-  byId("login-problem").textContent = token.get() ? "This token is not accepted." : "";
+  const over = reason.includes("expired");
+  byId("login-problem").textContent = over ? t("login.over") : token.get() ? t("login.wrong") : "";
   if (!dialog.open) dialog.showModal();
   byId("token").select();
 }
@@ -127,24 +162,79 @@ byId("login-form").addEventListener("submit", (event) => {
   start();
 });
 
+// views
+
+function showView(name) {
+  const view = VIEWS.includes(name) ? name : "alerts";
+  document.documentElement.dataset.view = view;
+  for (const button of document.querySelectorAll("[data-show]")) {
+    if (button.dataset.show === view) button.setAttribute("aria-current", "page");
+    else button.removeAttribute("aria-current");
+  }
+  if (view === "history") history.show();
+  else history.hide();
+  if (view === "system") readStatus();
+}
+
 for (const button of document.querySelectorAll("[data-show]")) {
   button.addEventListener("click", () => {
-    document.documentElement.dataset.view = button.dataset.show;
-    for (const other of document.querySelectorAll("[data-show]")) other.setAttribute("aria-pressed", String(other === button));
+    // its address can be kept, and the browser's way back works
+    if (location.hash.slice(1) === button.dataset.show) showView(button.dataset.show);
+    else location.hash = button.dataset.show;
   });
 }
+addEventListener("hashchange", () => showView(location.hash.slice(1)));
+
+// sound, language, keyboard
+
+function showSound() {
+  byId("sound").setAttribute("aria-pressed", String(sound.isOn()));
+  byId("sound").querySelector("span").textContent = t(sound.isOn() ? "sound.on" : "sound.off");
+}
+byId("sound").addEventListener("click", () => {
+  sound.switchTo(!sound.isOn());
+  showSound();
+});
+
+byId("language").value = current();
+byId("language").addEventListener("change", () => {
+  choose(byId("language").value);
+  showSound();
+  showConnection();
+  showNotice();
+  showStatus();
+  wall.redraw();
+  feed.redraw();
+  if (document.documentElement.dataset.view === "history") history.show();
+});
+
+byId("help-open").addEventListener("click", () => byId("help").showModal());
+for (const button of document.querySelectorAll("[data-close]")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open]")) return;
+  if (event.key === "?") byId("help").showModal();
+  else if (document.documentElement.dataset.view !== "alerts") return;
+  else if (event.key === "j" || event.key === "ArrowDown") feed.move(1);
+  else if (event.key === "k" || event.key === "ArrowUp") feed.move(-1);
+  else if (event.key === "n") feed.moveToNewest();
+  else return;
+  event.preventDefault();
+});
 
 let loaded = false;
 
 /** Cameras and newest alerts from the ledger. Returns whether the bridge takes our token. */
 async function load() {
   try {
-    for (const status of await get("api/cameras")) wall.status(status);
-    for (const alert of await feed.refresh()) connection.seen(alert.updatedAt);
+    for (const camera of await get("api/cameras")) wall.status(camera);
+    for (const alert of await feed.refresh()) connection.seen(alert);
     loaded = true;
   } catch (error) {
     if (error instanceof NotAuthorised) {
-      askForToken();
+      askForToken(error.message);
       return false;
     }
     toast(error.message); // once the connection stands, it is tried again
@@ -158,9 +248,11 @@ let gauges = 0;
 async function start() {
   if (!(await load())) return;
   clearInterval(gauges);
-  gauges = setInterval(showGauges, GAUGES_EVERY);
-  showGauges();
+  gauges = setInterval(readStatus, GAUGES_EVERY);
+  readStatus();
   connection.open();
 }
 
+showSound();
+showView(location.hash.slice(1));
 start();

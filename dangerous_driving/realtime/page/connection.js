@@ -15,19 +15,19 @@ export class Connection {
   #socket = null;
   #attempt = 0;
   #lastHeard = 0;
-  #after = null;
+  #newest = null; // the alert that changed last, of those that were seen
   #retry = 0;
 
-  /** @param {{message: (type: string, data: object) => void, state: (state: string) => void, refused: () => void}} on */
+  /** @param {{message: (type: string, data: object) => void, state: (state: string) => void, refused: (reason: string) => void}} on */
   constructor(on) {
     this.on = on;
     setInterval(() => this.#beat(), PING_EVERY);
     addEventListener("online", () => this.open());
   }
 
-  /** The newest change that has been seen: what came after it is sent again on the next connection. */
-  seen(updatedAt) {
-    if (!this.#after || updatedAt > this.#after) this.#after = updatedAt;
+  /** An alert has been seen: what changed after the newest of them is sent again on the next connection. */
+  seen(alert) {
+    if (!this.#newest || alert.updatedAt >= this.#newest.updatedAt) this.#newest = alert;
   }
 
   open() {
@@ -36,7 +36,7 @@ export class Connection {
     this.on.state(this.#attempt ? "reconnecting" : "connecting");
     const address = new URL("ws", location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    if (this.#after) address.searchParams.set("after", this.#after);
+    if (this.#newest) address.searchParams.set("last", `${this.#newest.alertId}:${this.#newest.version}`);
     const protocols = token.get() ? [SUBPROTOCOL, `bearer.${base64url(token.get())}`] : [SUBPROTOCOL];
     const socket = new WebSocket(address, protocols);
     this.#socket = socket;
@@ -56,7 +56,7 @@ export class Connection {
       this.#socket = null;
       if (event.code === NOT_AUTHORISED) {
         this.on.state("refused");
-        this.on.refused();
+        this.on.refused(event.reason);
         return;
       }
       this.#again();

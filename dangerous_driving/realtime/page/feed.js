@@ -1,31 +1,17 @@
-// The alert feed: one card per alert, the newest first, with both stages and a person's word.
+// The alert feed: one card per alert, the newest first, with both stages, their times and a person's word.
 
 import { alertPicturePath, get, picture, post } from "./api.js";
-import { ago, cameraId, clock, rank, typesOf, words } from "./text.js";
+import { t } from "./i18n.js";
+import { ago, cameraId, capital, clock, isLive, levelName, make, rank, stageOf, typesOf, verdictOf } from "./text.js";
 
 const MOST_CARDS = 300;
 
-const STAGES = {
-  provisional: { geometry: "Provisional · geometry", provisional: "Provisional · streamed", final: "Provisional" },
-  open: { geometry: "Open", provisional: "Open · level streamed", final: "Open" },
-  closed: "Closed",
-  withdrawn: "Withdrawn",
-};
-
-const VERDICTS = { acknowledged: "Acknowledged", rejected: "False alarm" };
-
-const isLive = (alert) => alert.state === "provisional" || alert.state === "open";
-
-function stageOf(alert) {
-  const stage = STAGES[alert.state];
-  return typeof stage === "string" ? stage : stage[alert.basis];
-}
-
 export class Feed {
   #cards = new Map();
+  #stages = new Map(); // alert id -> stage -> seconds after capture
   #cursor = null;
 
-  /** @param {{name: (camera: string) => string, operator: () => string, changed: () => void, failed: (message: string) => void}} on */
+  /** @param {{name: (camera: string) => string, operator: () => string, changed: () => void, open: (alert: object) => void, failed: (message: string) => void}} on */
   constructor(parts, on) {
     this.parts = parts;
     this.on = on;
@@ -45,7 +31,7 @@ export class Feed {
   async refresh() {
     const page = await get("api/alerts?limit=50");
     if (!this.#cards.size) this.#turnTo(page.nextCursor);
-    for (const alert of page.items) this.put(alert);
+    this.#take(page);
     return page.items;
   }
 
@@ -53,7 +39,15 @@ export class Feed {
   async loadOlder() {
     const page = await get(`api/alerts?${new URLSearchParams({ limit: "50", cursor: this.#cursor })}`);
     this.#turnTo(page.nextCursor);
-    for (const alert of page.items) this.put(alert);
+    this.#take(page);
+  }
+
+  #take(page) {
+    for (const alert of page.items) {
+      for (const { stage, seconds } of page.stages[alert.alertId] ?? []) this.#reached(alert.alertId, stage, seconds);
+      this.put(alert);
+      this.#cards.get(alert.alertId)?.tick();
+    }
   }
 
   #turnTo(cursor) {
@@ -61,14 +55,26 @@ export class Feed {
     this.parts.older.hidden = !cursor;
   }
 
+  #reached(id, stage, seconds) {
+    if (!this.#stages.has(id)) this.#stages.set(id, new Map());
+    const stages = this.#stages.get(id);
+    if (!stages.has(stage)) stages.set(stage, Math.max(0, seconds));
+    return stages;
+  }
+
   /** Show an alert; an older version of what is shown changes nothing. Returns whether it is new here. */
   put(alert) {
     let card = this.#cards.get(alert.alertId);
     const known = Boolean(card);
     if (known && card.alert.version >= alert.version) return false;
+    if (isLive(alert) && !alert.verdict) {
+      this.#reached(alert.alertId, alert.basis, (Date.parse(alert.updatedAt) - Date.parse(alert.lastSeenAt)) / 1000);
+    }
     if (!known) {
       card = new Card(this.template.content.firstElementChild.cloneNode(true), {
-        ...this.on, judged: (judged) => this.put(judged),
+        ...this.on,
+        judged: (judged) => this.put(judged),
+        stages: () => this.#stages.get(alert.alertId) ?? new Map(),
       });
       this.#cards.set(alert.alertId, card);
     }
@@ -77,6 +83,36 @@ export class Feed {
     this.#apply(card);
     this.#count();
     return !known;
+  }
+
+  /** The alert as it is shown. */
+  alert(id) {
+    return this.#cards.get(id)?.alert;
+  }
+
+  judge(id, act, note = "") {
+    return this.#cards.get(id)?.judge(act, note);
+  }
+
+  /** Move the focus: 1 to the next card, -1 to the one before; from elsewhere to the first. */
+  move(by) {
+    const visible = this.#visible();
+    const at = visible.findIndex((element) => element.contains(document.activeElement));
+    visible[at < 0 ? 0 : Math.min(Math.max(at + by, 0), visible.length - 1)]?.focus();
+  }
+
+  /** Focus the newest alert that nobody has judged. */
+  moveToNewest() {
+    this.#visible().find((element) => !element.dataset.verdict && element.dataset.state !== "withdrawn")?.focus();
+  }
+
+  #visible() {
+    return [...this.parts.list.children].filter((element) => !element.hidden);
+  }
+
+  /** Write all words again, in another language. */
+  redraw() {
+    this.#cards.forEach((card) => card.show(card.alert));
   }
 
   #insert(card) {
@@ -88,6 +124,7 @@ export class Feed {
     const last = list.lastElementChild;
     this.#cards.get(last.dataset.alert)?.forget();
     this.#cards.delete(last.dataset.alert);
+    this.#stages.delete(last.dataset.alert);
     last.remove();
   }
 
@@ -117,14 +154,18 @@ class Card {
   constructor(element, on) {
     this.element = element;
     this.on = on;
-    const names = ["crop", "level", "stage", "camera", "when", "types", "description", "facts", "verdict", "simulated", "acknowledge", "reject"];
+    const names = ["crop", "level", "stage", "camera", "when", "types", "description", "facts", "times", "verdict", "simulated",
+      "details", "acknowledge", "reject"];
     this.parts = Object.fromEntries(names.map((name) => [name, element.querySelector(`.${name}`)]));
-    this.parts.acknowledge.addEventListener("click", () => this.#judge("acknowledge"));
-    this.parts.reject.addEventListener("click", () => this.#judge("reject"));
+    this.parts.acknowledge.addEventListener("click", () => this.judge("acknowledge"));
+    this.parts.reject.addEventListener("click", () => this.judge("reject"));
+    this.parts.details.addEventListener("click", () => on.open(this.alert));
+    this.parts.crop.addEventListener("click", () => on.open(this.alert));
     element.addEventListener("keydown", (event) => {
       if (event.target !== element || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "a") this.#judge("acknowledge");
-      if (event.key === "f") this.#judge("reject");
+      if (event.key === "a") this.judge("acknowledge");
+      if (event.key === "f") this.judge("reject");
+      if (event.key === "Enter") on.open(this.alert);
     });
   }
 
@@ -134,7 +175,7 @@ class Card {
     Object.assign(element.dataset, {
       alert: alert.alertId, opened: alert.openedAt, level: alert.riskLevel, state: alert.state, verdict: alert.verdict ?? "",
     });
-    parts.level.textContent = alert.riskLevel;
+    parts.level.textContent = levelName(alert.riskLevel);
     parts.stage.textContent = stageOf(alert);
     parts.camera.textContent = this.on.name(cameraId(alert.cameraId));
     parts.when.textContent = clock(alert.openedAt);
@@ -144,15 +185,14 @@ class Card {
     parts.description.textContent = alert.description;
     parts.description.hidden = !alert.description;
     parts.simulated.hidden = !alert.simulated;
+    parts.simulated.textContent = t("simulated");
     parts.verdict.hidden = !alert.verdict;
-    if (alert.verdict) {
-      const note = alert.verdictNote ? `: ${alert.verdictNote}` : "";
-      parts.verdict.textContent = `${VERDICTS[alert.verdict]} by ${alert.verdictBy} at ${clock(alert.verdictAt)}${note}`;
-    }
+    parts.verdict.textContent = verdictOf(alert);
+    for (const name of ["details", "acknowledge", "reject"]) parts[name].textContent = t(name);
     parts.acknowledge.setAttribute("aria-pressed", String(alert.verdict === "acknowledged"));
     parts.reject.setAttribute("aria-pressed", String(alert.verdict === "rejected"));
-    element.setAttribute("aria-label",
-      `${words(alert.riskLevel)} alert, ${parts.camera.textContent}, ${parts.types.textContent}, ${parts.stage.textContent}`);
+    const level = t("alert.of", { level: capital(levelName(alert.riskLevel)) });
+    element.setAttribute("aria-label", [level, parts.camera.textContent, parts.types.textContent, parts.stage.textContent].join(", "));
     this.tick();
     this.#load();
   }
@@ -160,11 +200,23 @@ class Card {
   tick() {
     const { alert } = this;
     const seconds = (Date.parse(alert.lastSeenAt) - Date.parse(alert.openedAt)) / 1000;
-    const lasted = seconds >= 1 ? `${ago(seconds * 1000)} long` : "one frame";
-    const last = isLive(alert) ? `seen ${ago(Date.now() - Date.parse(alert.lastSeenAt))} ago` : `until ${clock(alert.lastSeenAt)}`;
-    const peak = alert.peakLevel === alert.riskLevel ? "" : `peak ${alert.peakLevel}`;
+    const lasted = seconds >= 1 ? t("lasted", { time: ago(seconds * 1000) }) : t("one.frame");
+    const last = isLive(alert)
+      ? t("seen.ago", { time: ago(Date.now() - Date.parse(alert.lastSeenAt)) })
+      : t("until", { time: clock(alert.lastSeenAt) });
+    const peak = alert.peakLevel === alert.riskLevel ? "" : t("peak", { level: levelName(alert.peakLevel) });
     const facts = [lasted, last, peak].filter(Boolean).join(" · ");
     if (this.parts.facts.textContent !== facts) this.parts.facts.textContent = facts;
+    const stages = [...this.on.stages()].map(([stage, after]) => [stage, `${t(`basis.${stage}`)} ${after.toFixed(1)} s`]);
+    const { times } = this.parts;
+    const shown = stages.map(([, text]) => text).join();
+    if (times.dataset.shown === shown) return;
+    times.dataset.shown = shown;
+    times.replaceChildren(...stages.map(([stage, text]) => {
+      const item = make("li", "", text);
+      item.dataset.stage = stage;
+      return item;
+    }));
   }
 
   forget() {
@@ -186,22 +238,22 @@ class Card {
       this.forget();
       this.#url = url;
       image.src = url;
-      image.alt = `The group of road users of this alert`;
+      image.alt = t("group.picture");
       image.hidden = false;
     } catch {
       if (path === this.#picture) this.#picture = null; // tried again with the next version
     }
   }
 
-  async #judge(act) {
+  async judge(act, note = "") {
     const { acknowledge, reject } = this.parts;
     for (const button of [acknowledge, reject]) button.disabled = true;
     try {
       const path = `api/alerts/${encodeURIComponent(this.alert.alertId)}/${act}`;
       // the socket may bring this version, or a newer one, before
-      this.on.judged(await post(path, { by: this.on.operator() }));
+      this.on.judged(await post(path, { by: this.on.operator(), note }));
     } catch (error) {
-      this.on.failed(`Not kept: ${error.message}`);
+      this.on.failed(t("not.kept", { reason: error.message }));
     } finally {
       for (const button of [acknowledge, reject]) button.disabled = false;
     }

@@ -1,17 +1,13 @@
 // The camera wall: each camera's newest frame, with its boxes and its groups coloured by level.
 
-import { framePath, picture } from "./api.js";
-import { ago, cameraId, rank, words } from "./text.js";
+import { framePath, picture, post } from "./api.js";
+import { drawBoxes, paintPicture } from "./boxes.js";
+import { t } from "./i18n.js";
+import { ago, cameraId, capital, levelName, rank } from "./text.js";
 
-const KINDS = { simulated: "Simulated", replay: "Replay" };
+const KINDS = new Set(["simulated", "replay"]);
 const REMEMBERED_LEVELS = 2000;
-
-const colours = (() => {
-  const style = getComputedStyle(document.documentElement);
-  const named = (name) => style.getPropertyValue(`--${name}`).trim();
-  return { high: named("high"), medium: named("medium"), low: named("low"), none: named("none"), pending: named("pending"),
-    object: "rgb(255 255 255 / 0.5)", ink: "#0b0e13" };
-})();
+const SURE_FOR = 4_000; // ms in which a second press stops a camera
 
 // where an alert goes on from one frame to the next: the rule of alerts/place.py, for the colours between two answers
 const GAP = 10; // s
@@ -31,9 +27,11 @@ export class Wall {
   #visible = new Set();
   #watcher;
 
-  constructor(container, empty) {
+  /** @param {{operator: () => string, failed: (message: string) => void}} on */
+  constructor(container, empty, on) {
     this.container = container;
     this.empty = empty;
+    this.on = on;
     this.template = document.querySelector("#tile");
     // pictures are fetched for tiles that can be seen
     this.#watcher = new IntersectionObserver((entries) => {
@@ -56,6 +54,11 @@ export class Wall {
 
   status(status) {
     this.#tile(cameraId(status.cameraId)).setStatus(status);
+  }
+
+  /** Write all words again, in another language. */
+  redraw() {
+    this.#tiles.forEach((tile) => tile.redraw());
   }
 
   frame(frame) {
@@ -82,7 +85,7 @@ export class Wall {
     if (tile) return tile;
     const element = this.template.content.firstElementChild.cloneNode(true);
     element.dataset.camera = camera;
-    tile = new Tile(camera, element, this.#levels, () => this.#visible.has(element));
+    tile = new Tile(camera, element, this.#levels, () => this.#visible.has(element), this.on);
     this.#tiles.set(camera, tile);
     const after = [...this.container.children].find(
       (other) => other.dataset.camera.localeCompare(camera, undefined, { numeric: true }) > 0);
@@ -99,32 +102,78 @@ class Tile {
   #shown = null; // the frame whose picture is on the canvas: boxes belong to it
   #loading = false;
   #alerts = [];
+  #sure = 0;
 
-  constructor(camera, element, levels, visible) {
+  constructor(camera, element, levels, visible, on) {
+    this.on = on;
     this.camera = camera;
     this.element = element;
     this.levels = levels;
     this.visible = visible;
     const part = (name) => element.querySelector(`.${name}`);
     this.parts = Object.fromEntries(
-      ["view", "picture", "overlay", "kind", "danger", "health", "name", "reason", "age"].map((name) => [name, part(name)]));
+      ["view", "picture", "overlay", "kind", "danger", "health", "name", "reason", "age", "switch"].map((name) => [name, part(name)]));
     this.parts.name.textContent = camera;
+    this.parts.switch.addEventListener("click", () => this.#switch());
     new ResizeObserver(() => this.draw()).observe(this.parts.view);
   }
 
   setStatus(status) {
     this.status = status;
     const { kind, name, health, reason } = this.parts;
+    const shown = status.running ? status.status : "unknown";
     name.textContent = status.name;
-    name.title = `camera ${this.camera}`;
-    health.dataset.status = status.status;
-    health.title = status.status;
-    reason.textContent = status.status === "online" ? "" : [words(status.status), status.reason].filter(Boolean).join(": ");
+    name.title = t("camera.id", { id: this.camera });
+    health.dataset.status = shown;
+    health.title = t(`status.${shown}`);
+    reason.textContent = status.running
+      ? (status.status === "online" ? "" : [capital(t(`status.${status.status}`)), status.reason].filter(Boolean).join(": "))
+      : capital(t("stopped"));
     reason.title = reason.textContent;
-    kind.hidden = !(status.kind in KINDS);
-    kind.textContent = KINDS[status.kind] ?? "";
-    this.element.dataset.status = status.status;
+    kind.hidden = !KINDS.has(status.kind);
+    kind.textContent = kind.hidden ? "" : t(status.kind);
+    this.element.dataset.status = status.running ? status.status : "stopped";
+    this.#nameSwitch();
     this.#describe();
+  }
+
+  redraw() {
+    if (this.status) this.setStatus(this.status);
+    const alerts = this.#alerts;
+    this.#alerts = [];
+    this.parts.danger.hidden = true;
+    this.setAlerts(alerts);
+    this.tick();
+    this.draw();
+  }
+
+  #nameSwitch() {
+    const { running } = this.status;
+    const { switch: button } = this.parts;
+    const words = running ? t(this.#sure ? "camera.stop.sure" : "camera.stop") : t("camera.start");
+    button.textContent = words;
+    button.setAttribute("aria-label", `${words}: ${this.status.name}`);
+    button.classList.toggle("sure", Boolean(this.#sure));
+  }
+
+  /** A camera is started at once, and stopped when somebody presses twice. */
+  async #switch() {
+    if (!this.status) return;
+    const { running } = this.status;
+    if (running && !this.#sure) {
+      this.#sure = setTimeout(() => { this.#sure = 0; this.#nameSwitch(); }, SURE_FOR);
+      this.#nameSwitch();
+      return;
+    }
+    clearTimeout(this.#sure);
+    this.#sure = 0;
+    try {
+      const path = `api/cameras/${encodeURIComponent(this.camera)}/${running ? "stop" : "start"}`;
+      this.setStatus(await post(path, { by: this.on.operator() }));
+    } catch (error) {
+      this.#nameSwitch();
+      this.on.failed(t("not.kept", { reason: error.message }));
+    }
   }
 
   setFrame(frame) {
@@ -141,7 +190,7 @@ class Tile {
     if (level) this.element.dataset.danger = level;
     else delete this.element.dataset.danger;
     this.parts.danger.hidden = !level;
-    this.parts.danger.textContent = level ? `${level} alert` : "";
+    this.parts.danger.textContent = level ? t("alert.of", { level: levelName(level) }) : "";
     this.draw();
   }
 
@@ -165,47 +214,24 @@ class Tile {
     if (!this.#frame) return;
     const age = Date.now() - Date.parse(this.#frame.timestamp);
     const limit = Math.max(10, 5 * (this.status?.frameInterval ?? 1.8)) * 1000;
-    this.parts.age.textContent = age < 1500 ? "now" : ago(age);
+    this.parts.age.textContent = age < 1500 ? t("now") : ago(age);
     this.parts.age.dateTime = this.#frame.timestamp;
-    this.parts.age.title = `captured ${this.#frame.timestamp}`;
+    this.parts.age.title = t("captured", { time: this.#frame.timestamp });
     this.element.classList.toggle("stale", age > limit);
   }
 
   #paint(frame, bitmap) {
     this.#shown = frame;
-    const canvas = this.parts.picture;
-    canvas.width = bitmap?.width ?? frame.imageWidth;
-    canvas.height = bitmap?.height ?? frame.imageHeight;
-    if (bitmap) {
-      canvas.getContext("2d").drawImage(bitmap, 0, 0);
-      bitmap.close();
-    }
+    paintPicture(this.parts.picture, frame, bitmap);
     this.#describe();
     this.draw();
   }
 
   draw() {
     const frame = this.#shown;
-    const canvas = this.parts.overlay;
     const { clientWidth: width, clientHeight: height } = this.parts.view;
     if (!frame || !width) return;
-    const ratio = devicePixelRatio || 1;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    const context = canvas.getContext("2d");
-    context.scale(ratio, ratio);
-    const scale = Math.min(width / frame.imageWidth, height / frame.imageHeight);
-    const left = (width - frame.imageWidth * scale) / 2;
-    const top = (height - frame.imageHeight * scale) / 2;
-    const place = ([x1, y1, x2, y2]) => [left + x1 * scale, top + y1 * scale, (x2 - x1) * scale, (y2 - y1) * scale];
-
-    context.lineWidth = 1;
-    context.strokeStyle = colours.object;
-    for (const object of frame.detectedObjects) context.strokeRect(...place(object.bbox));
-
-    const groups = this.#judged(frame)
-      .sort((a, b) => rank(a.known?.level) - rank(b.known?.level)); // the most dangerous on top
-    for (const { group, known } of groups) this.#group(context, place(group.bbox), known, width);
+    drawBoxes(this.parts.overlay, { width, height }, frame, this.#judged(frame));
   }
 
   /** The groups of a frame with what is known of them: their answer, else the live alert that they go on with. */
@@ -225,30 +251,10 @@ class Tile {
     return groups;
   }
 
-  #group(context, box, known, width) {
-    const colour = colours[known?.level ?? "pending"];
-    const dangerous = rank(known?.level) >= rank("medium");
-    context.lineWidth = dangerous ? 2.5 : 1.5;
-    context.strokeStyle = colour;
-    context.setLineDash(known?.final ? [] : [5, 4]);
-    context.strokeRect(...box);
-    context.setLineDash([]);
-    if (!dangerous) return;
-    const text = [known.level, known.types[0]?.replaceAll("_", " ")].filter(Boolean).join(" · ");
-    context.font = "600 11px system-ui, sans-serif";
-    const wide = Math.min(context.measureText(text).width + 10, width);
-    const x = Math.max(0, Math.min(box[0] - 1.25, width - wide));
-    const y = box[1] >= 18 ? box[1] - 17 : box[1];
-    context.fillStyle = colour;
-    context.fillRect(x, y, wide, 17);
-    context.fillStyle = colours.ink;
-    context.fillText(text, x + 5, y + 12, wide - 10);
-  }
-
   #describe() {
     const seen = this.#shown
-      ? `${this.#shown.detectedObjects.length} road users, ${this.#shown.trafficGroups.length} groups`
-      : "no frame yet";
+      ? t("frame.seen", { users: this.#shown.detectedObjects.length, groups: this.#shown.trafficGroups.length })
+      : t("frame.none");
     this.parts.picture.setAttribute("aria-label", `${this.status?.name ?? this.camera}: ${seen}`);
   }
 }
