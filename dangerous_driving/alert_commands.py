@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from dangerous_driving.settings import Settings
-    from dangerous_driving.settings_alerts import QuietHours
+    from dangerous_driving.settings.alerts import QuietHours
 
 app = typer.Typer(invoke_without_command=True)
 out = Console()
@@ -78,7 +78,7 @@ def quiet_hours_of(texts: list[str], days: str | None) -> list[QuietHours]:
     Raises:
         ConfigError: a time or day is none.
     """
-    from dangerous_driving.settings_alerts import QuietHours
+    from dangerous_driving.settings.alerts import QuietHours
 
     found = []
     for text in texts:

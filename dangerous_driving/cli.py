@@ -14,7 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import alert_commands, camera_commands, notification_commands, realtime_commands, topic_commands, weights_commands
+from dangerous_driving import (
+    alert_commands,
+    camera_commands,
+    notification_commands,
+    realtime_commands,
+    topic_commands,
+    weights_commands,
+)
 from dangerous_driving.errors import (
     BridgeError,
     BrokerError,
@@ -341,7 +348,9 @@ def main() -> None:
         app()
     except DangerousDrivingError as error:
         err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        user_can_mend = isinstance(error, ConfigError | LedgerError | BrokerError | ObjectStoreError | DeliveryError | BridgeError)
+        user_can_mend = isinstance(
+            error, ConfigError | LedgerError | BrokerError | ObjectStoreError | DeliveryError | BridgeError
+        )
         sys.exit(2 if user_can_mend else 1)
 
 

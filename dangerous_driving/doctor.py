@@ -24,7 +24,7 @@ from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import check as check_topics
 from dangerous_driving.objects import open_store
 from dangerous_driving.settings import LlmSettings, Settings
-from dangerous_driving.settings_notifications import AnyReceiver
+from dangerous_driving.settings.notifications import AnyReceiver
 
 
 @dataclass(frozen=True)

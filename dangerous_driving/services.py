@@ -22,7 +22,7 @@ from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer,
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability.service import ServiceProcess, end_with_standard_input
 from dangerous_driving.settings import CameraSettings, CameraSpec, Settings, config_file
-from dangerous_driving.settings_tasks import Generator
+from dangerous_driving.settings.tasks import Generator
 
 if TYPE_CHECKING:
     from dangerous_driving.assessment.window_run import WindowReport

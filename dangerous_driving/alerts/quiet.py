@@ -12,7 +12,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from dangerous_driving.contracts import Message, Timestamp
-from dangerous_driving.settings_alerts import QuietHours
+from dangerous_driving.settings.alerts import QuietHours
 
 #: In the place of a camera's id: all cameras.
 ALL_CAMERAS = "*"

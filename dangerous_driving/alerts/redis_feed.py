@@ -25,7 +25,7 @@ from dangerous_driving.errors import BrokerError, ConfigError, DeliveryError
 from dangerous_driving.messaging import Received
 from dangerous_driving.messaging.seam import GroupMember
 from dangerous_driving.observability.metrics import REDIS_FED
-from dangerous_driving.settings_notifications import RedisSettings
+from dangerous_driving.settings.notifications import RedisSettings
 
 log = structlog.get_logger(__name__)
 

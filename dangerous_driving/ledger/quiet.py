@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from dangerous_driving.alerts.quiet import KeptQuiet, rules_for
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.tables import CameraQuiet, Notification
-from dangerous_driving.settings_alerts import AlertsSettings, QuietHours
+from dangerous_driving.settings.alerts import AlertsSettings, QuietHours
 
 
 def kept_quiet(connection: Connection) -> dict[str, KeptQuiet]:

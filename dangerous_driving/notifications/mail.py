@@ -15,7 +15,7 @@ import structlog
 
 from dangerous_driving.errors import DeliveryError, RefusedError
 from dangerous_driving.notifications.rendering import Item, Rendered
-from dangerous_driving.settings_notifications import EmailReceiver
+from dangerous_driving.settings.notifications import EmailReceiver
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from dangerous_driving.errors import DeliveryError
 from dangerous_driving.notifications.rendering import Item, Rendered
-from dangerous_driving.settings_notifications import MqttReceiver
+from dangerous_driving.settings.notifications import MqttReceiver
 
 KEEP_ALIVE = 30  # s
 

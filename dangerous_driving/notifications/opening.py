@@ -13,7 +13,7 @@ from dangerous_driving.notifications.rendering import Renderer
 from dangerous_driving.notifications.service import Channel, Post
 from dangerous_driving.notifications.webhook import WebhookChannel
 from dangerous_driving.settings import Settings
-from dangerous_driving.settings_notifications import AnyReceiver, EmailReceiver, WebhookReceiver
+from dangerous_driving.settings.notifications import AnyReceiver, EmailReceiver, WebhookReceiver
 
 
 def open_posts(settings: Settings) -> list[Post]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Literal
 
 from dangerous_driving.contracts import ID_NAMESPACE, Alert, AlertState, RiskLevel
-from dangerous_driving.settings_notifications import Receiver, Told
+from dangerous_driving.settings.notifications import Receiver, Told
 
 Kind = Told | Literal["digest", "test"]
 

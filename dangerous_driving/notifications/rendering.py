@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from dangerous_driving.contracts import Alert, RiskLevel, iso_milliseconds
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.notifications.plan import Kind
-from dangerous_driving.settings_notifications import Receiver
+from dangerous_driving.settings.notifications import Receiver
 
 #: Characters of a description and a subject; what is longer was not written for a person.
 MAX_DESCRIPTION, MAX_SUBJECT = 500, 160

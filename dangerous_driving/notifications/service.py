@@ -44,7 +44,7 @@ from dangerous_driving.observability.metrics import (
     NOTIFICATIONS_SENT,
     NOTIFICATIONS_WAITING,
 )
-from dangerous_driving.settings_notifications import AnyReceiver, NotificationsSettings
+from dangerous_driving.settings.notifications import AnyReceiver, NotificationsSettings
 
 log = structlog.get_logger(__name__)
 

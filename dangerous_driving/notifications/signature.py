@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from dangerous_driving.settings_notifications import signing_key
+from dangerous_driving.settings.notifications import signing_key
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 VERSION = "v1"

@@ -15,7 +15,7 @@ from dangerous_driving import __version__
 from dangerous_driving.errors import ConfigError, DeliveryError, RefusedError
 from dangerous_driving.notifications.rendering import Item, Rendered
 from dangerous_driving.notifications.signature import signed_headers
-from dangerous_driving.settings_notifications import WebhookReceiver, signing_key
+from dangerous_driving.settings.notifications import WebhookReceiver, signing_key
 
 #: Statuses of a receiver that is busy or restarting, not of one that does not want the message.
 TRANSIENT = frozenset({408, 421, 425, 429})

@@ -14,7 +14,7 @@ from dangerous_driving.alerts.lifecycle import CameraState, Lifecycle
 from dangerous_driving.alerts.quiet import QuietRules
 from dangerous_driving.contracts import AlertBasis, AlertState, RiskLevel, Verdict, alert_id_of
 from dangerous_driving.settings import AlertsSettings
-from dangerous_driving.settings_alerts import QuietHours
+from dangerous_driving.settings.alerts import QuietHours
 from tests.alerts.conftest import NOON
 
 if TYPE_CHECKING:

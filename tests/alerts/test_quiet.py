@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dangerous_driving.alerts.quiet import ALL_CAMERAS, KeptQuiet, QuietRules, rules_for
-from dangerous_driving.settings_alerts import AlertsSettings, QuietHours
+from dangerous_driving.settings.alerts import AlertsSettings, QuietHours
 
 NIGHT = QuietHours(begin=time(22), end=time(6))
 VIENNA = ZoneInfo("Europe/Vienna")

@@ -28,16 +28,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.settings_alerts import AlertsSettings
-from dangerous_driving.settings_notifications import NotificationsSettings, RedisSettings
-from dangerous_driving.settings_realtime import RealtimeSettings
-from dangerous_driving.settings_section import Section
-from dangerous_driving.settings_tasks import TasksSettings
+from dangerous_driving.settings.alerts import AlertsSettings
+from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
+from dangerous_driving.settings.realtime import RealtimeSettings
+from dangerous_driving.settings.section import Section
+from dangerous_driving.settings.tasks import TasksSettings
 
 ENV_PREFIX = "DD_"
 
 #: Sections that other modules hold; they are imported from here.
-__all__ = ["AlertsSettings", "Section", "TasksSettings"]
+__all__ = ["AlertsSettings", "NotificationsSettings", "RealtimeSettings", "RedisSettings", "Section", "TasksSettings"]
 
 
 def _a_camera_id(value: str) -> str:
@@ -344,8 +344,6 @@ class WindowsSettings(Section):
         if length % 60 or not (3600 % length == 0 or (length % 3600 == 0 and 86400 % length == 0)):
             raise ValueError("whole minutes that divide an hour, or whole hours that divide a day")
         return length
-
-
 
 
 class ObservabilitySettings(Section):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from dangerous_driving.contracts import RiskLevel
-from dangerous_driving.settings_section import Section
+from dangerous_driving.settings.section import Section
 
 #: What a receiver can be told of an alert.
 Told = Literal["ring", "raised", "escalation", "withdrawn", "closed", "judged"]

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
 
 from dangerous_driving.contracts import CAMERA_ID_PATTERN, RiskLevel
-from dangerous_driving.settings_section import Section
+from dangerous_driving.settings.section import Section
 
 MINUTES_PER_DAY = 24 * 60
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from dangerous_driving.settings_section import Section
+from dangerous_driving.settings.section import Section
 
 #: bytes; RFC 7518, section 3.2: a key of HS256 has at least the size of its hash
 SHORTEST_SECRET = 32

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from dangerous_driving.settings_section import Section
+from dangerous_driving.settings.section import Section
 
 
 class Generator(StrEnum):
