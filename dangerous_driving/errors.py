@@ -16,6 +16,7 @@
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
     ├── PictureError           a picture cannot be decoded                                task: failed
     ├── NoKeyError             no API key may send a request now                          retriable
+    │   └── BudgetSpentError   the lane's budget of the day is used up                    retriable
     ├── AnswerError            an answer of the LLM cannot be understood                  task: failed
     └── LlmError               a request to the LLM endpoint failed
         ├── KeyRejectedError   401/403: the endpoint does not accept this key
@@ -126,6 +127,10 @@ class NoKeyError(DangerousDrivingError):
     """No API key may send a request (in time); the text says in which state the keys are and what to do."""
 
     retriable = True
+
+
+class BudgetSpentError(NoKeyError):
+    """The lane's daily budget is used up: its tasks stay pending until midnight UTC, or until the budget is raised."""
 
 
 class AnswerError(DangerousDrivingError):

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from dangerous_driving.assessment import key_pool
 from dangerous_driving.assessment.key_pool import KeyPool, KeyUsage, MemoryStorage, Policy, PostgresStorage, Storage
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, KEY_WAIT, LLM_CALLS
+from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, BUDGET_USED, KEY_WAIT, LLM_CALLS
 from dangerous_driving.settings import KeysSettings
 
 FILE_SETTING, SECRETS_SETTING = "keys.file", "keys.secrets"
@@ -148,6 +148,9 @@ class _Metrics:
                 API_KEY_STATUS.labels(item.key_hash, state).set(float(item.status == state))
             API_KEY_USED.labels(item.key_hash, "second").set(item.used_second)
             API_KEY_USED.labels(item.key_hash, "minute").set(item.used_minute)
+
+    def spent(self, lane: str, share: float) -> None:
+        BUDGET_USED.labels(lane).set(share)
 
 
 def _problem(secret: str) -> str:
