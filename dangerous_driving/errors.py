@@ -146,6 +146,9 @@ class LlmError(DangerousDrivingError):
 
     code: ClassVar[str] = "error"
 
+    qps_limit: int | None = None  # the key's limits, where the endpoint's headers told them
+    rpm_limit: int | None = None
+
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         self.http_status = http_status
         self.retry_after = retry_after  # seconds, from the endpoint's Retry-After, if it sent one

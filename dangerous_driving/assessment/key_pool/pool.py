@@ -179,6 +179,8 @@ class KeyPool:
             cost: money, for the lane's budget.
             limits: what the endpoint said of the key's limits.
         """
+        if isinstance(outcome, LlmError) and (outcome.qps_limit or outcome.rpm_limit):
+            limits = StatedLimits(outcome.qps_limit, outcome.rpm_limit)
         report = Report(reservation.grant, outcome or "ok", cost, limits)
         self._under_way.pop(reservation, None)
         if cost or report.outcome == "unsent":
