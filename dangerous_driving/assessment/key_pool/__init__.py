@@ -15,7 +15,8 @@ from dangerous_driving.assessment.key_pool.health import (
 )
 from dangerous_driving.assessment.key_pool.memory import MemoryStorage
 from dangerous_driving.assessment.key_pool.pool import KeyPool, Observer, Reservation
-from dangerous_driving.assessment.key_pool.postgres import PostgresStorage, key_usage
+from dangerous_driving.assessment.key_pool.postgres import PostgresStorage
+from dangerous_driving.assessment.key_pool.shared import key_usage
 from dangerous_driving.assessment.key_pool.storage import Storage
 
 __all__ = [

@@ -487,7 +487,7 @@ async def test_a_database_that_does_not_answer_is_a_ledger_error() -> None:
 async def test_while_the_database_hangs_each_process_goes_on_with_its_share(
     ledger: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dangerous_driving.assessment.key_pool.postgres.LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("dangerous_driving.assessment.key_pool.shared.LOCK_TIMEOUT_MS", 200)
     policy = replace(POLICY, second=30.0, minute=60.0, members=2)
     pool_storage = storage(ledger, policy=policy)
     (first,) = (await pool_storage.exchange((), [Request("realtime")])).grants
@@ -498,8 +498,8 @@ async def test_while_the_database_hangs_each_process_goes_on_with_its_share(
         # half of 5, and one of them was given before
         assert [grant is not None for grant in alone.grants] == [True, False, False, False]
         assert max(alone.waits) > 20
-    monkeypatch.setattr("dangerous_driving.assessment.key_pool.postgres.RETRY_SECONDS", 0.0)
-    pool_storage._away_until = 0.0
+    monkeypatch.setattr("dangerous_driving.assessment.key_pool.shared.RETRY_SECONDS", 0.0)
+    pool_storage._windows.away_until = 0.0
     (after,) = (await pool_storage.exchange((), [Request("realtime")])).grants
     assert isinstance(after, Grant)
     with ledger.connect() as connection:  # what was used meanwhile is told
