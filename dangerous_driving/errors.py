@@ -21,6 +21,7 @@
     ├── DeliveryError          a receiver of notifications did not take a message         retriable
     │   └── RefusedError       it answered that it will not
     ├── NoKeyError             no API key may send a request now                          retriable
+    │   └── BudgetSpentError   the lane's budget of the day is used up                    retriable
     ├── AnswerError            an answer of the LLM cannot be understood                  task: failed
     └── LlmError               a request to the LLM endpoint failed
         ├── KeyRejectedError   401/403: the endpoint does not accept this key
@@ -156,6 +157,10 @@ class NoKeyError(DangerousDrivingError):
     retriable = True
 
 
+class BudgetSpentError(NoKeyError):
+    """The lane's daily budget is used up: its tasks stay pending until midnight UTC, or until the budget is raised."""
+
+
 class AnswerError(DangerousDrivingError):
     """An answer of the LLM cannot be understood; ``raw`` keeps its text. It never becomes a level ``none``."""
 
@@ -168,6 +173,9 @@ class LlmError(DangerousDrivingError):
     """A request to the LLM endpoint failed. ``code`` is its short name in messages, tables and metrics."""
 
     code: ClassVar[str] = "error"
+
+    qps_limit: int | None = None  # the key's limits, where the endpoint's headers told them
+    rpm_limit: int | None = None
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         self.http_status = http_status

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Engine
 
-from dangerous_driving.assessment.answer import ParsedAnswer, level_in_stream, parse_answer
-from dangerous_driving.assessment.key_pool import KeyPool, Reservation
-from dangerous_driving.assessment.llm import LlmClient, Reply
+from dangerous_driving.assessment.answer import level_in_stream, parse_answer
+from dangerous_driving.assessment.context import CameraContexts
+from dangerous_driving.assessment.endpoints import Endpoint, Held, usable
+from dangerous_driving.assessment.key_pool import KeyPool
+from dangerous_driving.assessment.llm import Reply
 from dangerous_driving.assessment.prompt import Prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
+from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, cost_of
 from dangerous_driving.assessment.results import failed_result, provisional_result
 from dangerous_driving.contracts import (
     LIVE_RUN,
@@ -28,6 +32,7 @@ from dangerous_driving.contracts import (
 )
 from dangerous_driving.errors import (
     AnswerError,
+    BudgetSpentError,
     ContractError,
     DangerousDrivingError,
     KeyRejectedError,
@@ -40,10 +45,10 @@ from dangerous_driving.errors import (
     StaleClaimError,
 )
 from dangerous_driving.ledger import assessments
-from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
+from dangerous_driving.ledger.assessments import CallOutcome
 from dangerous_driving.ledger.claims import Claim, release
 from dangerous_driving.objects import ObjectStore
-from dangerous_driving.observability.metrics import TASKS_ASSESSED, TASKS_FAILED
+from dangerous_driving.observability.metrics import CALLS_HEDGED, TASKS_ASSESSED, TASKS_FAILED
 from dangerous_driving.settings import LlmSettings
 
 log = structlog.get_logger(__name__)
@@ -58,6 +63,19 @@ PICTURE_FAILURES: dict[type[DangerousDrivingError], str] = {
     ContractError: "image_address",  # not one of this store
     PictureError: "image_unreadable",
 }
+
+
+#: What a call is told that another one for the same task has overtaken.
+LOSER = "a hedged call was faster"
+#: s that a hedged call may wait for a key; longer means that quota is not spare.
+HEDGE_WAIT_SECONDS = 0.05
+
+
+@dataclass
+class _Once:
+    """Whether the level of a task was announced, by whichever of its calls knew it first."""
+
+    done: bool = False
 
 
 class Outcome(StrEnum):
@@ -75,7 +93,7 @@ class Attempt:
 
     claim: Claim
     lane: Lane
-    reservation: Reservation
+    held: Held
     call_id: str
     number: int  # 0 for the first
 
@@ -84,10 +102,10 @@ class Assessor:
     """Assesses claimed tasks.
 
     Args:
-        llm: model, prices, retries.
-        client: of the endpoint.
+        llm: retries, pictures, structured output.
+        endpoints: whom to ask, in this order; each with its keys.
         prompt: the prompt version in use.
-        pool: gives a key for each request.
+        contexts: what is known of each camera's place.
         engine: of the ledger.
         store: where the pictures lie.
         publisher: where live results go.
@@ -102,9 +120,9 @@ class Assessor:
         self,
         *,
         llm: LlmSettings,
-        client: LlmClient,
+        endpoints: Sequence[Endpoint],
         prompt: Prompt,
-        pool: KeyPool,
+        contexts: CameraContexts,
         engine: Engine,
         store: ObjectStore,
         publisher: ResultPublisher,
@@ -113,33 +131,60 @@ class Assessor:
         beating: asyncio.Task[None] | None = None,
     ) -> None:
         self.engine = engine
-        self.pool = pool
         self.publisher = publisher
         self.worker = worker
         self.beating = beating
         self._llm = llm
-        self._client = client
+        self._endpoints = tuple(endpoints)
+        self._contexts = contexts
         self._prompt = prompt
         self._store = store
         self._node = node
+
+    @property
+    def pool(self) -> KeyPool:
+        """The keys of the endpoint that is asked first."""
+        return self._endpoints[0].pool
+
+    async def reserve(self, lane: Lane, *, tried: Collection[str] = (), timeout: float | None = None) -> Held:  # noqa: ASYNC109  # it becomes an error that says why
+        """A key of the first endpoint that is in order; of the next one where all its keys are out of use.
+
+        Raises:
+            NoKeyError: see `KeyPool.reserve`.
+            LedgerError: the pool's storage is away.
+        """
+        error: NoKeyError | None = None
+        for endpoint in usable(self._endpoints, time.monotonic()):
+            try:
+                return Held(endpoint, await endpoint.pool.reserve(lane, exclude=tried, timeout=timeout))
+            except BudgetSpentError:
+                raise
+            except NoKeyError as found:
+                error = error or found
+        raise error or NoKeyError("there is no endpoint")
+
+    async def give_back(self, held: Held | None) -> None:
+        """The request on this key is not sent after all."""
+        if held is not None:
+            await held.endpoint.pool.report(held.reservation, "unsent")
 
     def require_alive(self) -> None:
         """Raise what ended the heartbeat, if it has ended: the claims are gone then."""
         if self.beating is not None and self.beating.done():
             self.beating.result()
 
-    async def assess(self, claim: Claim, lane: Lane, *, reservation: Reservation | None = None) -> Outcome:
+    async def assess(self, claim: Claim, lane: Lane, *, held: Held | None = None) -> Outcome:
         """Bring one task to its end: assessed, failed with a cause, or pending again when there is no key.
 
         Args:
             claim: held by this worker.
             lane: whose share of the quota pays.
-            reservation: a key reserved already; else one is waited for.
+            held: a key reserved already; else one is waited for.
         """
         task = claim.task
         with structlog.contextvars.bound_contextvars(task_id=task.task_id, camera_id=task.camera_id):
             try:
-                return await self._assess(claim, lane, reservation)
+                return await self._assess(claim, lane, held)
             except StaleClaimError as error:
                 log.warning("claim_is_stale", reason=str(error))
                 return Outcome.STALE
@@ -150,47 +195,47 @@ class Assessor:
                 log.exception("assessment_broke")
                 return await self._fail(claim, lane, "internal", f"{type(error).__name__}: {error}")
 
-    async def _assess(self, claim: Claim, lane: Lane, reservation: Reservation | None) -> Outcome:
+    async def _assess(self, claim: Claim, lane: Lane, held: Held | None) -> Outcome:
         try:
             messages = await self._messages(claim.task)
         except asyncio.CancelledError:
-            await self._give_back(reservation)
+            await self.give_back(held)
             raise
         except tuple(PICTURE_FAILURES) as error:
-            await self._give_back(reservation)
+            await self.give_back(held)
             code = next(code for kind, code in PICTURE_FAILURES.items() if isinstance(error, kind))
             return await self._fail(claim, lane, code, str(error))
 
         tried: set[str] = set()
         failure: LlmError | None = None
         for number in range(1 + self._llm.max_retries):
-            if reservation is None:
+            if held is None:
                 try:
-                    reservation = await self._reserve(lane, tried)
+                    held = await self._reserve(lane, tried)
                 except NoKeyError as error:
                     if failure is not None:  # no other key is left to try
                         return await self._fail(claim, lane, failure.code, str(failure), retries=number - 1)
                     return await self._hand_back(claim, Lane.WINDOW, f"no key: {error}")
-            call_id = await self._start_call(claim, lane, reservation)
+            call_id = await self._start_call(claim, lane, held)
+            attempt = Attempt(claim, lane, held, call_id, number)
             try:
-                return await self._ask(Attempt(claim, lane, reservation, call_id, number), messages)
+                return await self._conclude(*await self._answer(attempt, messages, tried))
             except LlmError as error:
-                tried.add(reservation.key_hash)
-                reservation, failure = None, error
+                held, failure = None, error
                 last = number == self._llm.max_retries
                 if last or not (error.retriable or isinstance(error, KeyRejectedError)):
                     return await self._fail(claim, lane, error.code, str(error), retries=number)
         raise AssertionError("the last attempt returns")
 
-    async def _reserve(self, lane: Lane, tried: set[str]) -> Reservation:
+    async def _reserve(self, lane: Lane, tried: set[str]) -> Held:
         while True:
             try:
-                return await self.pool.reserve(lane, exclude=tried)
+                return await self.reserve(lane, tried=tried)
             except LedgerError as error:
                 log.warning("key_pool_is_away", reason=str(error))
                 await asyncio.sleep(self.RETRY_SECONDS)
 
-    async def _start_call(self, claim: Claim, lane: Lane, reservation: Reservation) -> str:
+    async def _start_call(self, claim: Claim, lane: Lane, held: Held) -> str:
         started: list[str] = []  # also known when this is cancelled just as the row is written
 
         def start(engine: Engine) -> None:
@@ -200,8 +245,8 @@ class Assessor:
                     claim,
                     run=LIVE_RUN,
                     lane=lane.value,
-                    key_hash=reservation.key_hash,
-                    model=self._llm.model,
+                    key_hash=held.reservation.key_hash,
+                    model=held.endpoint.llm.model,
                     prompt_version=self._prompt.version,
                 )
             )
@@ -209,75 +254,165 @@ class Assessor:
         try:
             await self._ledger(start)
         except BaseException:
-            await self._give_back(reservation)  # nothing was sent: the slot is free again
+            await self.give_back(held)  # nothing was sent: the slot is free again
             if started:
                 outcome = CallOutcome("cancelled", error="the worker stopped before the request was sent")
                 await self._close_call(claim.task, started[0], outcome)
             raise
         return started[0]
 
-    async def _give_back(self, reservation: Reservation | None) -> None:
-        if reservation is not None:
-            await self.pool.report(reservation, "unsent")
-
     async def _messages(self, task: AssessmentTask) -> list[dict[str, Any]]:
+        context = await self._contexts.of(task.camera_id)
         if task.group_image_base64:
-            return self._prompt.messages(task, f"data:image/jpeg;base64,{task.group_image_base64}")
+            return self._prompt.messages(task, f"data:image/jpeg;base64,{task.group_image_base64}", context)
         if not task.group_image_url:
             raise ObjectNotFoundError("(the task names no picture)")
         if self._llm.images == "url":
-            return self._prompt.messages(task, task.group_image_url)
+            return self._prompt.messages(task, task.group_image_url, context)
         key = self._store.key(task.group_image_url)
-        picture = await asyncio.to_thread(self._store.get, key)
-        return await asyncio.to_thread(self._prompt.messages, task, picture)
 
-    async def _ask(self, attempt: Attempt, messages: list[dict[str, Any]]) -> Outcome:
-        claim, reservation = attempt.claim, attempt.reservation
+        def render() -> list[dict[str, Any]]:
+            return self._prompt.messages(task, self._store.get(key), context)
+
+        return await asyncio.to_thread(render)
+
+    async def _answer(
+        self, attempt: Attempt, messages: list[dict[str, Any]], tried: set[str]
+    ) -> tuple[Attempt, Reply, datetime]:
+        """The first whole answer: of this attempt or, when it exceeds the running P95 and quota is spare, of a second.
+
+        Args:
+            attempt: its row is written.
+            messages: of the request.
+            tried: takes the keys that were asked in vain.
+
+        Raises:
+            LlmError: both failed, the first one's error.
+        """
+        announced = _Once()
+        running = {asyncio.create_task(self._ask(attempt, messages, announced)): attempt}
+        failure: LlmError | None = None
+        patience = attempt.held.endpoint.latencies.p95 if self._may_hedge(attempt) else None
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    patience = None
+                    second = await self._hedge(attempt)
+                    if second is not None:
+                        running[asyncio.create_task(self._ask(second, messages, announced))] = second
+                for task in done:
+                    ended = running.pop(task)
+                    try:
+                        return (ended, *task.result())
+                    except LlmError as error:
+                        tried.add(ended.held.reservation.key_hash)
+                        failure = failure or error
+                        patience = None
+        finally:
+            for task in running:
+                task.cancel(LOSER if any(not item.done() for item in running) else None)
+            if running:
+                await asyncio.wait(running)
+        raise failure or AssertionError("there was an attempt")
+
+    def _may_hedge(self, attempt: Attempt) -> bool:
+        return self._llm.hedge and attempt.lane in {Lane.REALTIME, Lane.INLINE}
+
+    async def _hedge(self, attempt: Attempt) -> Attempt | None:
+        endpoint = attempt.held.endpoint
+        if endpoint.pool.waiting:
+            return None  # quota is not spare
+        try:
+            reservation = await endpoint.pool.reserve(
+                attempt.lane, exclude={attempt.held.reservation.key_hash}, timeout=HEDGE_WAIT_SECONDS
+            )
+        except (NoKeyError, LedgerError):
+            return None
+        held = Held(endpoint, reservation)
+        CALLS_HEDGED.inc()
+        return replace(attempt, held=held, call_id=await self._start_call(attempt.claim, attempt.lane, held))
+
+    async def _ask(self, attempt: Attempt, messages: list[dict[str, Any]], announced: _Once) -> tuple[Reply, datetime]:
+        claim, endpoint, reservation = attempt.claim, attempt.held.endpoint, attempt.held.reservation
         started = datetime.now(UTC)
-        announced = False
 
         async def on_text(text: str) -> None:
-            nonlocal announced
-            if not announced and (level := level_in_stream(text)) is not None:
-                announced = True
-                await self._announce(attempt, level, started)
+            if not announced.done and (level := level_in_stream(text)) is not None:
+                announced.done = True
+                self._announce(attempt, level, started)
+
+        def on_sent() -> None:
+            endpoint.pool.sent(reservation)
+            endpoint.breaker.sending(time.monotonic(), timeout=endpoint.llm.timeout)
 
         try:
-            reply = await self._client.complete(messages, reservation.secret, on_text)
+            reply = await endpoint.client.complete(
+                messages,
+                reservation.secret,
+                on_text,
+                on_sent=on_sent,
+                response_format=self._prompt.response_format(self._llm.response_format),
+            )
         except LlmError as error:
-            await self.pool.report(reservation, error)
+            endpoint.breaker.ended(error, time.monotonic())
+            await endpoint.pool.report(reservation, error)
             await self._finish(attempt, CallOutcome(error.code, http_status=error.http_status, error=str(error)))
             raise
-        except asyncio.CancelledError:
-            await self.pool.report(reservation, "cancelled")
-            await self._close_call(claim.task, attempt.call_id, CallOutcome("cancelled", error="the worker stopped"))
+        except asyncio.CancelledError as error:
+            await endpoint.pool.report(reservation, "cancelled")
+            why = "a hedged call was faster" if LOSER in error.args else "the worker stopped"
+            await self._close_call(claim.task, attempt.call_id, CallOutcome("cancelled", error=why))
             raise
         except Exception as error:
             # a defect of ours: the request has left, and its row must not look as if it were under way
-            await self.pool.report(reservation, "cancelled")
+            await endpoint.pool.report(reservation, "cancelled")
             await self._close_call(claim.task, attempt.call_id, CallOutcome("error", error=repr(error)))
             raise
-        await self.pool.report(reservation)
+        endpoint.breaker.ended(None, time.monotonic())
+        endpoint.latencies.add(reply.latency)
+        await endpoint.pool.report(reservation, cost=cost_of(endpoint.llm, reply), limits=reply.limits)
+        return reply, started
+
+    async def _conclude(self, attempt: Attempt, reply: Reply, started: datetime) -> Outcome:
+        claim, llm = attempt.claim, attempt.held.endpoint.llm
         try:
             answer = parse_answer(reply.text, {item.object_id for item in claim.task.detected_objects})
         except AnswerError as error:
-            await self._finish(attempt, self._outcome("unparsable", reply, started, error=str(error)))
+            await self._finish(attempt, call_outcome(llm, "unparsable", reply, started, error=str(error)))
             return await self._fail(
                 claim, attempt.lane, "unparsable", str(error), raw=error.raw, retries=attempt.number
             )
-        record = self._record(attempt, answer, reply)
-        await self._ledger(assessments.complete, claim, record, self._outcome("ok", reply, started))
+        record = assessment_record(
+            claim.task,
+            answer,
+            reply,
+            Provenance(
+                lane=attempt.lane,
+                prompt_version=self._prompt.version,
+                key_hash=attempt.held.reservation.key_hash,
+                call_id=attempt.call_id,
+                retry_count=attempt.number,
+                node=self._node,
+            ),
+            llm,
+        )
+        await self._ledger(assessments.complete, claim, record, call_outcome(llm, "ok", reply, started))
         self.publisher.final(record)
         TASKS_ASSESSED.labels(attempt.lane.value, answer.risk_level.value).inc()
         return Outcome.ASSESSED
 
-    async def _announce(self, attempt: Attempt, level: RiskLevel, started: datetime) -> None:
+    def _announce(self, attempt: Attempt, level: RiskLevel, started: datetime) -> None:
         now = datetime.now(UTC)
         metadata = self._metadata(attempt.lane, attempt.number).model_copy(
-            update={"api_key": attempt.reservation.key_hash, "llm_latency": (now - started).total_seconds()}
+            update={
+                "api_key": attempt.held.reservation.key_hash,
+                "llm_model": attempt.held.endpoint.llm.model,
+                "llm_latency": (now - started).total_seconds(),
+            }
         )
-        result = provisional_result(attempt.claim.task, level, metadata, at=now)
-        await asyncio.to_thread(self.publisher.provisional, result)
+        # it goes into the producer's buffer and does not wait
+        self.publisher.provisional(provisional_result(attempt.claim.task, level, metadata, at=now))
 
     async def _finish(self, attempt: Attempt, outcome: CallOutcome) -> None:
         await self._ledger(assessments.finish_call, attempt.claim.task.timestamp, attempt.call_id, outcome)
@@ -337,53 +472,4 @@ class Assessor:
             lane=lane,
             run=LIVE_RUN,
             prompt_version=self._prompt.version,
-        )
-
-    def _outcome(self, status: str, reply: Reply, started: datetime, *, error: str | None = None) -> CallOutcome:
-        first = reply.first_token_latency
-        return CallOutcome(
-            status,
-            http_status=200,
-            first_token_at=None if first is None else started + timedelta(seconds=first),
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
-            cost=self._cost(reply),
-            error=error,
-        )
-
-    def _cost(self, reply: Reply) -> float:
-        spent = reply.input_tokens * self._llm.price_input + reply.output_tokens * self._llm.price_output
-        return spent / 1_000_000  # prices are per million tokens
-
-    def _record(self, attempt: Attempt, answer: ParsedAnswer, reply: Reply) -> AssessmentRecord:
-        task = attempt.claim.task
-        return AssessmentRecord(
-            captured_at=task.timestamp,
-            task_id=task.task_id,
-            run=LIVE_RUN,
-            message_id=task.request_id,
-            camera_id=task.camera_id,
-            group_index=task.group_index,
-            group_bbox=list(task.group_metadata.bbox),
-            risk_level=answer.risk_level.value,
-            confidence=answer.confidence,
-            risk_types=list(answer.risk_types),
-            description=answer.description,
-            trigger_object_ids=list(answer.trigger_object_ids),
-            danger_object_count=answer.danger_object_count,
-            lane=attempt.lane.value,
-            prompt_version=self._prompt.version,
-            model=reply.model,
-            key_hash=attempt.reservation.key_hash,
-            call_id=attempt.call_id,
-            retry_count=attempt.number,
-            first_token_latency=reply.first_token_latency,
-            latency=reply.latency,
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
-            cost=self._cost(reply),
-            reused_from=None,
-            raw_answer=reply.text,
-            node=self._node,
-            assessed_at=datetime.now(UTC),
         )

@@ -12,9 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment import key_pool
-from dangerous_driving.assessment.key_pool import KeyPool, KeyUsage, MemoryStorage, Policy, PostgresStorage, Storage
+from dangerous_driving.assessment.key_pool import (
+    Budget,
+    KeyPool,
+    KeyUsage,
+    MemoryStorage,
+    Policy,
+    PostgresStorage,
+    Storage,
+)
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, KEY_WAIT, LLM_CALLS
+from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, BUDGET_USED, KEY_WAIT, LLM_CALLS
 from dangerous_driving.settings import KeysSettings
 
 FILE_SETTING, SECRETS_SETTING = "keys.file", "keys.secrets"
@@ -111,6 +119,11 @@ def policy_of(settings: KeysSettings) -> Policy:
         cooling_max=settings.cooling_max,
         breaker_failures=settings.breaker_failures,
         realtime_reserve=settings.realtime_reserve,
+        recovery=settings.recovery,
+        lease=settings.lease,
+        lane_weights=settings.lane_weights,
+        budgets={lane: Budget(budget.calls, budget.cost) for lane, budget in settings.budgets.items()},
+        members=settings.processes,
     )
 
 
@@ -130,7 +143,7 @@ def open_pool(settings: KeysSettings, engine: Engine | None) -> KeyPool:
     policy = policy_of(settings)
     accounts = [key_pool.Key(key.key_hash, key.qps_limit, key.rpm_limit, key.label) for key in keys]
     storage: Storage = MemoryStorage(accounts, policy) if engine is None else PostgresStorage(engine, accounts, policy)
-    return KeyPool({key.key_hash: key.secret for key in keys}, storage, observer=_Metrics())
+    return KeyPool({key.key_hash: key.secret for key in keys}, storage, policy=policy, observer=_Metrics())
 
 
 class _Metrics:
@@ -148,6 +161,9 @@ class _Metrics:
                 API_KEY_STATUS.labels(item.key_hash, state).set(float(item.status == state))
             API_KEY_USED.labels(item.key_hash, "second").set(item.used_second)
             API_KEY_USED.labels(item.key_hash, "minute").set(item.used_minute)
+
+    def spent(self, lane: str, share: float) -> None:
+        BUDGET_USED.labels(lane).set(share)
 
 
 def _problem(secret: str) -> str:

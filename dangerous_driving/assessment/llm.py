@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -19,6 +20,7 @@ from typing import Any
 import openai
 from pydantic import SecretStr
 
+from dangerous_driving.assessment.key_pool import StatedLimits
 from dangerous_driving.errors import (
     KeyRejectedError,
     LlmError,
@@ -43,7 +45,10 @@ _NO_KEY = "none"  # the SDK wants a key when it is made; each call brings its ow
 
 @dataclass(frozen=True)
 class Reply:
-    """One whole answer. Latencies are seconds from the request on; tokens are 0 where the endpoint does not count."""
+    """One whole answer. Latencies are seconds from the request on; tokens are 0 where the endpoint does not count.
+
+    ``limits``: of the key, where the endpoint's headers tell them.
+    """
 
     text: str
     input_tokens: int
@@ -51,6 +56,7 @@ class Reply:
     first_token_latency: float | None
     latency: float
     model: str
+    limits: StatedLimits | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,10 @@ class _Part:
     last: bool
     model: str | None
     tokens: tuple[int, int] | None
+
+
+#: What comes first of a stream: what the headers say of the key's limits.
+_Stream = AsyncGenerator[_Part | StatedLimits]
 
 
 class LlmClient:
@@ -79,20 +89,40 @@ class LlmClient:
         )
         self._by_key: dict[str, openai.AsyncOpenAI] = {}
 
-    async def complete(self, messages: list[dict[str, Any]], secret: SecretStr, on_text: OnText | None = None) -> Reply:
+    async def complete(
+        self,
+        messages: list[dict[str, Any]],
+        secret: SecretStr,
+        on_text: OnText | None = None,
+        *,
+        on_sent: Callable[[], None] | None = None,
+        response_format: dict[str, Any] | None = None,
+    ) -> Reply:
         """Ask, and read the streamed answer to its end.
 
         Args:
             messages: in OpenAI's chat format.
             secret: the API key of this call.
             on_text: called with the text so far, before the next part is read.
+            on_sent: called when the request is about to leave.
+            response_format: structured output, where the endpoint supports it.
 
         Raises:
             LlmError: one of its kinds, with HTTP status and Retry-After where the endpoint gave them.
         """
         started = time.monotonic()
+        body = {
+            "model": self._settings.model,
+            "messages": messages,
+            "temperature": self._settings.temperature,
+            "max_tokens": self._settings.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if response_format is not None:
+            body["response_format"] = response_format
         async with self._mapped_errors(secret):
-            reply = await self._complete(messages, secret, on_text, started)
+            reply = await self._complete(self._parts(body, secret, on_sent), on_text, started)
         LLM_LATENCY.observe(reply.latency)
         return reply
 
@@ -124,14 +154,16 @@ class LlmClient:
             self._by_key[key] = self._client.with_options(api_key=key)
         return self._by_key[key]
 
-    async def _complete(
-        self, messages: list[dict[str, Any]], secret: SecretStr, on_text: OnText | None, started: float
-    ) -> Reply:
+    async def _complete(self, stream: _Stream, on_text: OnText | None, started: float) -> Reply:
         text, model, finished = "", self._settings.model, False
+        limits: StatedLimits | None = None
         input_tokens = output_tokens = 0
         first: float | None = None
-        async with aclosing(self._parts(messages, secret)) as parts:
+        async with aclosing(stream) as parts:
             async for part in parts:
+                if isinstance(part, StatedLimits):
+                    limits = part
+                    continue
                 input_tokens, output_tokens = part.tokens or (input_tokens, output_tokens)
                 model, finished = part.model or model, finished or part.last
                 if part.text:
@@ -145,25 +177,24 @@ class LlmClient:
         if not finished:
             said = "broke off in mid-answer" if text else "sent no answer: does llm.base_url end in the right path?"
             raise LlmUnavailableError(f"the endpoint {said}", http_status=200)
-        return Reply(text, input_tokens, output_tokens, first, time.monotonic() - started, model)
+        return Reply(text, input_tokens, output_tokens, first, time.monotonic() - started, model, limits)
 
-    async def _parts(self, messages: list[dict[str, Any]], secret: SecretStr) -> AsyncGenerator[_Part]:
+    async def _parts(self, body: dict[str, Any], secret: SecretStr, on_sent: Callable[[], None] | None) -> _Stream:
         try:
-            stream = await self._client_of(secret).post(
+            client = self._client_of(secret)
+            if on_sent is not None:
+                on_sent()
+            stream = await client.post(
                 "/chat/completions",
-                body={
-                    "model": self._settings.model,
-                    "messages": messages,
-                    "temperature": self._settings.temperature,
-                    "max_tokens": self._settings.max_tokens,
-                    "stream": True,
-                    "stream_options": {"include_usage": True},
-                },
+                body=body,
                 # chunks as plain data: the SDK's models cost more than all the rest of a call, and check nothing
                 cast_to=object,
                 stream=True,
                 stream_cls=openai.AsyncStream[object],
             )
+            limits = _stated_limits(stream.response.headers)
+            if limits is not None:
+                yield limits
             async with stream:
                 async for chunk in stream:
                     yield _part(chunk)
@@ -230,7 +261,11 @@ def _of_status(error: openai.APIStatusError, secret: SecretStr) -> LlmError:
         kind, text = LlmUnavailableError, f"the endpoint failed ({said})"
     else:
         kind, text = LlmRequestError, f"the endpoint refuses the request ({said}); check llm.model and llm.base_url"
-    return kind(text, http_status=status, retry_after=retry_after)
+    found = kind(text, http_status=status, retry_after=retry_after)
+    limits = _stated_limits(error.response.headers)
+    if limits is not None:
+        found.qps_limit, found.rpm_limit = limits.qps, limits.rpm
+    return found
 
 
 def _of_stream(error: openai.APIError, secret: SecretStr) -> LlmError:
@@ -257,6 +292,30 @@ def _retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
         except (ValueError, TypeError):  # neither form, or a date without time zone
             continue
     return None
+
+
+def _stated_limits(headers: Mapping[str, str]) -> StatedLimits | None:
+    """A key's limits per second and minute, as some endpoints tell them.
+
+    ``x-ratelimit-limit-requests`` (OpenAI, Azure: a minute's), ``x-ratelimit-limit-req-minute`` and ``-second``, and the
+    IETF's draft ``RateLimit-Policy: 10;w=1, 300;w=60``.
+    """
+    found: dict[int, int] = {}
+    for name, seconds in (
+        ("x-ratelimit-limit-requests", 60),
+        ("x-ratelimit-limit-req-minute", 60),
+        ("x-ratelimit-limit-req-second", 1),
+    ):
+        value = headers.get(name, "")
+        if value.isdecimal() and int(value) > 0:
+            found[seconds] = int(value)
+    for limit, seconds in re.findall(
+        r"(?:^|,)\s*(?:\"[^\"]*\";q=)?(\d+)\s*;\s*w=(\d+)", headers.get("ratelimit-policy", "")
+    ):
+        if int(limit) > 0:
+            found[int(seconds)] = int(limit)
+    qps, rpm = found.get(1), found.get(60)
+    return StatedLimits(qps, rpm) if qps or rpm else None
 
 
 def _quote(text: str, secret: SecretStr) -> str:

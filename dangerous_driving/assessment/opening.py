@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.assessment.context import CameraContexts
+from dangerous_driving.assessment.endpoints import Breaker, Endpoint
 from dangerous_driving.assessment.key_pool import KeyPool
+from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
@@ -44,17 +47,18 @@ async def open_assessor(
     prompt = load_prompt(settings.llm.prompt_version, longest_side=settings.llm.image_longest_side)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
-    client = LlmClient(settings.llm)
+    contexts = CameraContexts(settings.camera, engine)
     # the heart beats over a connection of its own, however busy the others are
     own = open_engine(settings.database.model_copy(update={"pool_size": 1}), application=f"heartbeat {service}")
     publisher = ResultPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
+    endpoints = open_endpoints(settings, pool, engine)
     try:
         async with living(own, worker, settings.assessment) as beating:
             yield Assessor(
                 llm=settings.llm,
-                client=client,
+                endpoints=endpoints,
                 prompt=prompt,
-                pool=pool,
+                contexts=contexts,
                 engine=engine,
                 store=store,
                 publisher=publisher,
@@ -64,5 +68,33 @@ async def open_assessor(
             )
     finally:
         await asyncio.to_thread(publisher.close)
-        await client.close()
+        await close_endpoints(endpoints, pool)
         own.dispose()
+
+
+def open_endpoints(settings: Settings, pool: KeyPool, engine: Engine | None) -> list[Endpoint]:
+    """The configured endpoint and its fallbacks, in order.
+
+    Args:
+        settings: the whole tree.
+        pool: of the keys in ``keys``.
+        engine: where the fallbacks' own keys share their quota; None: this process has them for itself.
+    """
+    llm = settings.llm
+    endpoints = [Endpoint(llm, LlmClient(llm), pool, Breaker(llm.breaker_failures))]
+    for fallback in llm.fallbacks:
+        given = fallback.model_dump(exclude={"secrets"}, exclude_none=True)
+        own = llm.model_copy(update=given)
+        keys = pool
+        if fallback.secrets:
+            keys = open_pool(settings.keys.model_copy(update={"secrets": fallback.secrets, "file": None}), engine)
+        endpoints.append(Endpoint(own, LlmClient(own), keys, Breaker(llm.breaker_failures)))
+    return endpoints
+
+
+async def close_endpoints(endpoints: Sequence[Endpoint], pool: KeyPool) -> None:
+    """Close the clients, and the pools that are not the caller's."""
+    for endpoint in endpoints:
+        await endpoint.client.close()
+        if endpoint.pool is not pool:
+            await endpoint.pool.close()

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jinja2 import StrictUndefined, Template, TemplateError
@@ -19,11 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dangerous_driving.assessment.picture import fit_jpeg
 from dangerous_driving.contracts import AssessmentTask, DetectedObject, iso_milliseconds
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings import CameraContext
 
 SETTING = "llm.prompt_version"
 SUFFIX = ".yaml"
 
 Render = Callable[..., str]
+
+NO_CONTEXT = CameraContext()
 
 
 class _File(BaseModel):
@@ -31,10 +34,12 @@ class _File(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: str
+    version: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     description: str
+    language: Literal["en", "zh"] = "en"  # of the answer's description
     system: str = Field(min_length=1)
     user: str = Field(min_length=1)
+    answer: dict[str, Any] | None = None  # its JSON schema, for structured output
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,28 @@ class Prompt:
 
     version: str
     description: str
+    language: Literal["en", "zh"]
     longest_side: int
+    uses_context: bool
     _system: Template
     _user: Template
+    _answer: dict[str, Any] | None = None
 
-    def messages(self, task: AssessmentTask, image: bytes | str) -> list[dict[str, Any]]:
+    def response_format(self, kind: Literal["text", "json_object", "json_schema"]) -> dict[str, Any] | None:
+        """What is asked of endpoints with structured output; None for plain text, and for a schema that there is not."""
+        if kind == "json_schema" and self._answer is not None:
+            return {"type": "json_schema", "json_schema": {"name": "risk_assessment", "schema": self._answer}}
+        return None if kind == "text" else {"type": "json_object"}
+
+    def messages(
+        self, task: AssessmentTask, image: bytes | str, context: CameraContext = NO_CONTEXT
+    ) -> list[dict[str, Any]]:
         """The messages of one request in OpenAI's chat format.
 
         Args:
             task: the group; its objects' geometry goes into the text.
             image: the group's picture as an encoded file (sent as base64 JPEG), or the URL (also ``data:``) of it.
+            context: what is known of the camera's place.
 
         Raises:
             PictureError: the image cannot be decoded.
@@ -62,7 +79,7 @@ class Prompt:
             url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
         else:
             url = image
-        values = _values(task)
+        values = _values(task, context)
         return [
             {"role": "system", "content": self._system.render(values).strip()},
             {
@@ -102,14 +119,23 @@ def load_prompt(version: str, *, longest_side: int = 768) -> Prompt:
         raise ConfigError(SETTING, f"the file of prompt {version!r} is unusable ({error})", "mend the file") from error
     if content.version != version:
         raise ConfigError(SETTING, f"the file of prompt {version!r} says {content.version!r}", "make the two agree")
-    return Prompt(content.version, content.description, longest_side, system, user)
+    return Prompt(
+        content.version,
+        content.description,
+        content.language,
+        longest_side,
+        "camera." in content.system + content.user,
+        system,
+        user,
+        content.answer,
+    )
 
 
 def _folder() -> Any:
     return files("dangerous_driving.assessment") / "prompts"
 
 
-def _values(task: AssessmentTask) -> dict[str, Any]:
+def _values(task: AssessmentTask, context: CameraContext) -> dict[str, Any]:
     """What a template may use: plain data, nothing of the platform's objects."""
     return {
         "task": {
@@ -117,6 +143,7 @@ def _values(task: AssessmentTask) -> dict[str, Any]:
             "captured_at": iso_milliseconds(task.timestamp),
             "group_index": task.group_index,
         },
+        "camera": {"road_type": context.road_type, "speed_limit": context.speed_limit, "text": context.text},
         "geometry": {
             "groupIndex": task.group_index,
             "bbox": _pixels(task.group_metadata.bbox),

@@ -166,7 +166,7 @@ class Scheduler:
                 continue
             try:
                 # first the key, then the task: whatever became most urgent while we waited is taken
-                reservation = await self._assessor.pool.reserve(Lane.REALTIME, timeout=self.KEY_WAIT_SECONDS)
+                held = await self._assessor.reserve(Lane.REALTIME, timeout=self.KEY_WAIT_SECONDS)
             except (NoKeyError, LedgerError) as error:
                 slots.release()
                 log.warning("no_key", reason=str(error))
@@ -174,11 +174,11 @@ class Scheduler:
                 continue
             if not len(self._queue):  # the last ones became too late while we waited
                 slots.release()
-                await self._assessor.pool.report(reservation, "unsent")
+                await self._assessor.give_back(held)
                 continue
             claim = self._queue.pop()
             QUEUE_DEPTH.set(len(self._queue))
-            task = asyncio.create_task(self._assessor.assess(claim, Lane.REALTIME, reservation=reservation))
+            task = asyncio.create_task(self._assessor.assess(claim, Lane.REALTIME, held=held))
             self._running[task] = claim
             IN_FLIGHT.set(len(self._running))
             task.add_done_callback(lambda done: self._done(done, slots))

@@ -94,9 +94,11 @@ def forget_camera(camera_id: str) -> None:
 # -- LLM and key pool
 
 LLM_CALLS = Counter("llm_calls_total", "Requests to the LLM endpoint by how they ended", ["key_id", "status"])
+CALLS_HEDGED = Counter("llm_calls_hedged_total", "Second calls for a task whose first one was slow")
 LLM_LATENCY = Histogram("llm_latency_seconds", "Seconds from a request to its whole answer", buckets=LATENCY_BUCKETS)
 API_KEY_STATUS = Gauge("api_key_status", "1 for the state that a key is in, 0 for the others", ["key_id", "status"])
 API_KEY_USED = Gauge("api_key_used", "Requests on a key within the last second or minute", ["key_id", "window"])
+BUDGET_USED = Gauge("llm_budget_used_ratio", "Share of a lane's daily budget that is spent; at 1 it stops", ["lane"])
 KEY_WAIT = Histogram(
     "api_key_wait_seconds",
     "Seconds until a request was given a key",

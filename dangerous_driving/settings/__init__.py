@@ -29,6 +29,13 @@ from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.settings.alerts import AlertsSettings
+from dangerous_driving.settings.assessment import (
+    AssessmentSettings,
+    CameraContext,
+    FallbackSettings,
+    KeysSettings,
+    LlmSettings,
+)
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
 from dangerous_driving.settings.section import Section
@@ -37,7 +44,19 @@ from dangerous_driving.settings.tasks import TasksSettings
 ENV_PREFIX = "DD_"
 
 #: Sections that other modules hold; they are imported from here.
-__all__ = ["AlertsSettings", "NotificationsSettings", "RealtimeSettings", "RedisSettings", "Section", "TasksSettings"]
+__all__ = [
+    "AlertsSettings",
+    "AssessmentSettings",
+    "CameraContext",
+    "FallbackSettings",
+    "KeysSettings",
+    "LlmSettings",
+    "NotificationsSettings",
+    "RealtimeSettings",
+    "RedisSettings",
+    "Section",
+    "TasksSettings",
+]
 
 
 def _a_camera_id(value: str) -> str:
@@ -97,6 +116,7 @@ class CameraSpec(Section):
         default=None, gt=0, description="s; an unchanged scene is passed over, at most so long; default: never"
     )
     privacy: PrivacySpec = PrivacySpec()
+    context: CameraContext = CameraContext()
 
     @field_validator("source")
     @classmethod
@@ -258,69 +278,6 @@ class DatabaseSettings(Section):
         if not re.match(r"postgres(ql)?(\+\w+)?://", url.get_secret_value()):
             raise ValueError("the ledger needs PostgreSQL: postgresql://user:password@host:port/database")
         return url
-
-
-class LlmSettings(Section):
-    """The vision LLM: any OpenAI-compatible endpoint."""
-
-    base_url: str = Field(default="https://dashscope.aliyuncs.com/compatible-mode/v1", description="OpenAI-compatible")
-    model: str = Field(default="qwen-vl-plus")
-    prompt_version: str = Field(default="v1", description="file name under assessment/prompts, without .yaml")
-    timeout: float = Field(default=30.0, gt=0, description="s for one whole answer")
-    connect_timeout: float = Field(default=5.0, gt=0, description="s")
-    max_retries: int = Field(default=2, ge=0, description="further attempts after a failed call, never on the same key")
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    max_tokens: int = Field(default=400, gt=0, description="of an answer")
-    images: Literal["base64", "url"] = Field(default="base64", description="url: the endpoint can reach the store")
-    image_longest_side: int = Field(
-        default=768, gt=0, description="px; larger crops are scaled down before they are sent"
-    )
-    price_input: float = Field(default=0.0, ge=0, description="money per million input tokens")
-    price_output: float = Field(default=0.0, ge=0, description="money per million output tokens")
-
-    @field_validator("base_url")
-    @classmethod
-    def _http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("an address that starts with http:// or https://")
-        return url.rstrip("/")
-
-    @property
-    def simulated(self) -> bool:
-        """Whether answers come from the simulated LLM (its model name says so)."""
-        return self.model.startswith("simulated")
-
-
-class KeysSettings(Section):
-    """API keys and their limits. Give the keys in ``file`` or as DD_KEYS__SECRETS='["sk-…"]'."""
-
-    secrets: tuple[SecretStr, ...] = Field(default=(), description="the keys themselves")
-    file: Path | None = Field(default=None, description="YAML: keys: [{secret: sk-…, label: …}], see infra/config")
-    qps_limit: int = Field(default=10, gt=0, description="requests per second and key, sliding window")
-    rpm_limit: int = Field(default=300, gt=0, description="requests per minute and key, sliding window")
-    window_margin: float = Field(
-        default=0.25,
-        ge=0,
-        description="s added to both windows for the requests' uneven way; lower it for keys that qps_limit binds",
-    )
-    cooling_initial: float = Field(default=1.0, gt=0, description="s a key rests after a 429 without Retry-After")
-    cooling_max: float = Field(default=60.0, gt=0, description="s a key rests at most")
-    breaker_failures: int = Field(default=5, gt=0, description="5xx or time-outs in a row until a key is probed")
-    realtime_reserve: float = Field(default=0.2, ge=0, lt=1, description="share of a key's minute kept for realtime")
-
-
-class AssessmentSettings(Section):
-    """The scheduler of the realtime lane and what window runs share with it."""
-
-    max_in_flight: int = Field(default=96, gt=0, description="calls at a time in one process")
-    queue_size: int = Field(default=500, gt=0, description="claimed tasks that wait for a key; more stay pending")
-    realtime_deadline: float = Field(
-        default=10.0, gt=0, description="s after capture; later groups go to the window lane"
-    )
-    batch_size: int = Field(default=200, gt=0, description="tasks claimed in one statement at most")
-    heartbeat_interval: float = Field(default=2.0, gt=0, description="s")
-    worker_timeout: float = Field(default=10.0, gt=0, description="s without heartbeat until claims are handed back")
-    max_attempts: int = Field(default=3, gt=0, description="of the window lane on a failed task")
 
 
 class WindowsSettings(Section):

@@ -44,7 +44,7 @@ async def test_an_answer_is_kept_with_its_call_and_published_level_first(bench: 
     )
     level, key_hash, call_id, model, prompt, tokens_in, tokens_out, cost, latency, current, published = answer
     assert key_hash in bench.key_hashes
-    assert (model, prompt, current, published) == ("simulated-vl", "v1", True, True)
+    assert (model, prompt, current, published) == ("simulated-vl", "v2", True, True)
     assert tokens_in > 0
     assert tokens_out > 0
     assert cost == pytest.approx((tokens_in + 2 * tokens_out) / 1e6)

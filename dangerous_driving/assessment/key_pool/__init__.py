@@ -3,13 +3,24 @@
 A library of its own: it imports nothing of the platform but its errors.
 """
 
-from dangerous_driving.assessment.key_pool.core import Key, KeyUsage, Outcome, Policy, key_hash
+from dangerous_driving.assessment.key_pool.core import KeyUsage
+from dangerous_driving.assessment.key_pool.health import (
+    Budget,
+    Key,
+    Outcome,
+    Policy,
+    Spent,
+    StatedLimits,
+    key_hash,
+)
 from dangerous_driving.assessment.key_pool.memory import MemoryStorage
 from dangerous_driving.assessment.key_pool.pool import KeyPool, Observer, Reservation
-from dangerous_driving.assessment.key_pool.postgres import PostgresStorage, key_usage
+from dangerous_driving.assessment.key_pool.postgres import PostgresStorage
+from dangerous_driving.assessment.key_pool.shared import key_usage
 from dangerous_driving.assessment.key_pool.storage import Storage
 
 __all__ = [
+    "Budget",
     "Key",
     "KeyPool",
     "KeyUsage",
@@ -19,6 +30,8 @@ __all__ = [
     "Policy",
     "PostgresStorage",
     "Reservation",
+    "Spent",
+    "StatedLimits",
     "Storage",
     "key_hash",
     "key_usage",

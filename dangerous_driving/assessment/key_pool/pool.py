@@ -1,7 +1,8 @@
 """The key pool: hands out keys so that no limit is ever exceeded and nobody waits longer than the limits demand.
 
 However many wait, one task asks the storage for all of them at once, the realtime lane first, and sleeps until the
-instant at which the next key comes free. Nothing polls, and a key is never held: calls on one key run concurrently.
+instant at which the next key comes free. Nothing polls, and a key is never held: calls on one key run concurrently. Of the lanes
+below realtime that wait, each gets turns by its weight; the turns of one that does not wait go to the others.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from typing import Protocol
 import structlog
 from pydantic import SecretStr
 
-from dangerous_driving.assessment.key_pool.core import (
+from dangerous_driving.assessment.key_pool.core import KeyUsage, without_key
+from dangerous_driving.assessment.key_pool.health import (
+    Budget,
     Grant,
-    KeyUsage,
+    Key,
     Outcome,
+    Policy,
     Report,
     Request,
-    without_key,
+    Spent,
+    StatedLimits,
 )
 from dangerous_driving.assessment.key_pool.storage import Exchange, Storage
-from dangerous_driving.errors import LedgerError, LlmError, NoKeyError
+from dangerous_driving.errors import BudgetSpentError, LedgerError, LlmError, NoKeyError
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +68,9 @@ class Observer(Protocol):
     def stands(self, usages: Sequence[KeyUsage]) -> None:
         """How the keys stand, about once a second for as long as one of them is in use or out of it."""
 
+    def spent(self, lane: str, share: float) -> None:
+        """What share of its daily budget a lane has used."""
+
 
 @dataclass(eq=False)
 class _Waiter:
@@ -77,6 +85,7 @@ class KeyPool:
     Args:
         secrets: the keys by their hash, those of the storage.
         storage: of their windows and health.
+        policy: the weights and budgets of lanes; None: every lane alike, without budget.
         observer: told of waits and outcomes.
         clock: seconds, never going back.
     """
@@ -86,15 +95,19 @@ class KeyPool:
         secrets: dict[str, SecretStr],
         storage: Storage,
         *,
+        policy: Policy | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._secrets = secrets
         self._storage = storage
+        self._budgets: dict[str, Budget] = dict(policy.budgets) if policy else {}
+        self._weights: dict[str, float] = dict(policy.lane_weights) if policy else {}
+        self._turns: dict[str, float] = {}  # served by weight, of each lane that waits below realtime
         self._observer = observer
         self._clock = clock
         self._urgent: deque[_Waiter] = deque()
-        self._paced: deque[_Waiter] = deque()
+        self._paced: dict[str, deque[_Waiter]] = {}
         self._reports: list[Report] = []
         self._under_way: dict[Reservation, float] = {}  # since when, the oldest first
         self._wake = asyncio.Event()
@@ -105,7 +118,7 @@ class KeyPool:
     async def reserve(self, lane: str, exclude: Collection[str] = (), timeout: float | None = None) -> Reservation:  # noqa: ASYNC109  # it becomes an error that says why
         """Wait until a key may send one request of this lane.
 
-        Send it at once: the key's window counts from now. Then :meth:`report` how it ended.
+        Send it at once, telling :meth:`sent`: the key's window counts from now. Then :meth:`report` how it ended.
 
         Args:
             lane: ``realtime``, ``inline``, ``window`` or ``evaluation``.
@@ -114,6 +127,7 @@ class KeyPool:
 
         Raises:
             NoKeyError: none in time, or none ever, since all that are left are disabled; or the pool is closed.
+            BudgetSpentError: the lane's budget of the day is used up.
             LedgerError: the storage is away.
         """
         if self._closed:
@@ -123,8 +137,9 @@ class KeyPool:
             self._dispatcher = loop.create_task(self._dispatch(), name="key-pool")
             self._dispatcher.add_done_callback(self._ended)
         request = Request(str(lane), frozenset(exclude))
+        self._require_budget(request.lane)
         waiter = _Waiter(request, loop.create_future(), self._clock())
-        queue = self._urgent if request.urgent else self._paced
+        queue = self._urgent if request.urgent else self._paced.setdefault(request.lane, deque())
         queue.append(waiter)
         self._wake.set()
         reservation = None
@@ -141,16 +156,35 @@ class KeyPool:
                 self._abandon(waiter.future)
         return reservation
 
-    async def report(self, reservation: Reservation, outcome: Outcome | None = "ok") -> None:
+    def sent(self, reservation: Reservation) -> None:
+        """Say that the request leaves now: where that is later than when the key was given, its window counts from now."""
+        given_at = self._under_way.get(reservation)
+        if given_at is not None:
+            self._storage.sent(reservation.grant, self._clock() - given_at)
+
+    async def report(
+        self,
+        reservation: Reservation,
+        outcome: Outcome | None = "ok",
+        *,
+        cost: float = 0.0,
+        limits: StatedLimits | None = None,
+    ) -> None:
         """Say how the request ended; returns at once.
 
         Args:
             reservation: of the request.
             outcome: an error, ``ok`` (or None), ``cancelled`` (it left, its outcome is unknown) or ``unsent`` (it
                 never left: the slot is free again).
+            cost: money, for the lane's budget.
+            limits: what the endpoint said of the key's limits.
         """
-        report = Report(reservation.grant, outcome or "ok")
+        if isinstance(outcome, LlmError) and (outcome.qps_limit or outcome.rpm_limit):
+            limits = StatedLimits(outcome.qps_limit, outcome.rpm_limit)
+        report = Report(reservation.grant, outcome or "ok", cost, limits)
         self._under_way.pop(reservation, None)
+        if cost or report.outcome == "unsent":
+            self._spend(reservation.lane, calls=-1 if report.outcome == "unsent" else 0, cost=cost)
         if self._observer is not None:
             status = report.outcome.code if isinstance(report.outcome, LlmError) else report.outcome
             self._observer.ended(reservation.key_hash, status)
@@ -172,6 +206,16 @@ class KeyPool:
         self._require(key_hash)
         await self._storage.set_enabled(key_hash, enabled=False, reason=reason)
 
+    def apply(self, keys: Sequence[Key], secrets: dict[str, SecretStr]) -> None:
+        """Have these keys from now on; requests under way on a removed one are let to their end."""
+        self._secrets = {**self._secrets, **secrets}  # those under way still name theirs
+        self._storage.apply(keys)
+        self._wake.set()
+
+    def spent(self, lane: str) -> Spent:
+        """What the lane has spent today; counted only for lanes with a budget."""
+        return self._storage.spent(lane)
+
     def snapshot(self) -> tuple[KeyUsage, ...]:
         """Each key's state and how much of its windows is used, as of this process' last exchange with the storage."""
         under_way = Counter(reservation.key_hash for reservation in self._under_way)
@@ -187,7 +231,7 @@ class KeyPool:
     @property
     def waiting(self) -> int:
         """Requests that wait for a key."""
-        return len(self._urgent) + len(self._paced)
+        return len(self._urgent) + sum(len(queue) for queue in self._paced.values())
 
     async def close(self) -> None:
         """End the waits, hand in the outcomes that are left, let go of the storage."""
@@ -250,11 +294,15 @@ class KeyPool:
                     self._note(Report(grant, "unsent"))
             elif grant is not None:
                 secret = self._secrets[grant.key_hash]
-                reservation = Reservation(grant.key_hash, secret, grant.lane, grant.probe, grant)
+                lane = waiter.request.lane
+                reservation = Reservation(grant.key_hash, secret, lane, grant.probe, grant)
                 self._under_way[reservation] = now
                 waiter.future.set_result(reservation)
+                self._spend(lane, calls=1)
+                if not waiter.request.urgent:
+                    self._turns[lane] = self._turns.get(lane, 0.0) + 1 / self._weights.get(lane, 1.0)
                 if self._observer is not None:
-                    self._observer.waited(grant.lane, now - waiter.since)
+                    self._observer.waited(lane, now - waiter.since)
             elif isinf(wait):
                 waiter.future.set_exception(self._no_key(waiter.request, "no key is left to use"))
 
@@ -269,6 +317,7 @@ class KeyPool:
         """Nobody waits for it any more; a key that it was given in the same moment goes back."""
         if not future.cancel() and not future.cancelled() and future.exception() is None:
             self._under_way.pop(future.result(), None)
+            self._spend(future.result().lane, calls=-1)
             self._note(Report(future.result().grant, "unsent"))
 
     def _note(self, report: Report) -> None:
@@ -282,7 +331,40 @@ class KeyPool:
 
     def _waiters(self) -> list[_Waiter]:
         # one that was served stays in its queue until its task has run
-        return [waiter for waiter in (*self._urgent, *self._paced) if not waiter.future.done()]
+        return [waiter for waiter in (*self._urgent, *self._in_turn()) if not waiter.future.done()]
+
+    def _in_turn(self) -> Iterable[_Waiter]:
+        """Those below realtime, each lane by its weight."""
+        lanes = {lane: queue for lane, queue in self._paced.items() if queue}
+        if len(lanes) <= 1:
+            self._turns.clear()  # a lane that comes back has no claim on what it did not use
+            return [waiter for queue in lanes.values() for waiter in queue]
+        least = min(self._turns.get(lane, 0.0) for lane in lanes)
+        self._turns = {lane: max(self._turns.get(lane, least), least) - least for lane in lanes}
+        turns = [
+            (self._turns[lane] + (place + 1) / self._weights.get(lane, 1.0), lane, place, waiter)
+            for lane, queue in lanes.items()
+            for place, waiter in enumerate(queue)
+        ]
+        return [waiter for *_, waiter in sorted(turns, key=lambda turn: turn[:3])]
+
+    def _require_budget(self, lane: str) -> None:
+        budget = self._budgets.get(lane)
+        if budget is None:
+            return
+        spent = self._storage.spent(lane)
+        share = spent.share(budget)
+        if self._observer is not None:
+            self._observer.spent(lane, share)
+        if share >= 1:
+            raise BudgetSpentError(
+                f"the lane {lane} has spent its budget of the day ({spent.calls} calls, {spent.cost:.4g} of money); "
+                f"raise keys.budgets.{lane}, or wait for midnight UTC"
+            )
+
+    def _spend(self, lane: str, *, calls: int = 0, cost: float = 0.0) -> None:
+        if lane in self._budgets:
+            self._storage.spend(lane, calls=calls, cost=cost)
 
     def _refuse(self, waiters: Iterable[_Waiter], error: BaseException) -> None:
         for waiter in waiters:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dangerous_driving.assessment.key_pool.core import Grant, KeyUsage, Report, Request
+from dangerous_driving.assessment.key_pool.core import KeyUsage
+from dangerous_driving.assessment.key_pool.health import Grant, Key, Report, Request, Spent
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,22 @@ class Storage(Protocol):
         Raises:
             LedgerError: the storage is away.
         """
+        ...
+
+    def apply(self, keys: Sequence[Key]) -> None:
+        """Have these keys from now on: others are forgotten, new ones come in, limits follow."""
+        ...
+
+    def sent(self, grant: Grant, late: float) -> None:
+        """The request left so many seconds after its grant: its windows count from then."""
+        ...
+
+    def spend(self, lane: str, *, calls: int = 0, cost: float = 0.0) -> None:
+        """Note what a lane spends."""
+        ...
+
+    def spent(self, lane: str) -> Spent:
+        """What the lane has spent today, as far as is known."""
         ...
 
     def worth_noting(self, report: Report) -> bool:

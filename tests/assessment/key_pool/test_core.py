@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dangerous_driving.assessment.key_pool.core import (
-    Account,
+from dangerous_driving.assessment.key_pool.core import Account, decide, settle, usage
+from dangerous_driving.assessment.key_pool.health import (
     Grant,
     Health,
     Key,
@@ -19,10 +19,9 @@ from dangerous_driving.assessment.key_pool.core import (
     Policy,
     Report,
     Request,
+    StatedLimits,
     after,
-    decide,
     key_hash,
-    usage,
 )
 from dangerous_driving.errors import (
     KeyRejectedError,
@@ -354,3 +353,58 @@ def test_usage_counts_the_providers_windows() -> None:
 
 def test_a_hash_names_a_key_without_giving_it_away() -> None:
     assert key_hash("a") == "key_hash_ca978112ca1b"  # sha256 of "a"
+
+
+def test_a_key_that_has_rested_returns_little_by_little() -> None:
+    accounts = accounts_of((10, 300))
+    accounts["k0"].health = Health(cooling_until=100.0)
+    sent: list[float] = []
+    now = 100.0
+    while now < 130.0:
+        decision = decide(accounts, [URGENT], now=now, policy=replace(POLICY, recovery=10.0))
+        if decision.grants[0] is not None:
+            sent.append(now)
+        else:
+            now = decision.free_at[0]
+    by_time = [sum(1 for at in sent if at < 100.0 + seconds) for seconds in (2, 5, 10)]
+    assert by_time[0] <= 2
+    assert by_time[1] <= 8
+    assert 20 <= by_time[2] <= 27  # half of what its rate of 5/s gives in 10 s
+
+
+def test_limits_are_learnt_from_refusals_where_there_was_room_and_rise_again() -> None:
+    accounts = accounts_of((10, 300))
+    account = accounts["k0"]
+    now = 1000.0
+    for _ in range(200):  # 200 were taken, the next is refused
+        account.add("realtime", now)
+        now += 0.2
+    refused = RateLimitedError("429", http_status=429, retry_after=20.0)
+    settle(account, Report(Grant("k0", "realtime", now), refused), now=now, policy=POLICY)
+    assert account.health.learned_rpm == 200
+    account.prune(now, POLICY)
+    assert (account.rpm, account.qps) == (200, 10)
+    account.prune(now + 60, POLICY)
+    assert account.rpm == 215
+    account.prune(now + 3600, POLICY)
+    assert account.rpm == 300  # never above what is configured
+
+    settle(
+        account,
+        Report(Grant("k0", "realtime", now + 30), RateLimitedError("429", http_status=429, retry_after=0.5)),
+        now=now + 30,
+        policy=POLICY,
+    )
+    assert account.health.learned_qps == 5  # halved at most by one lesson
+
+
+def test_limits_that_the_provider_states_hold_until_it_states_others() -> None:
+    account = Account(Key("k0", 10, 300))
+    stated = Report(Grant("k0", "realtime", 1.0), "ok", limits=StatedLimits(rpm=60))
+    settle(account, stated, now=2.0, policy=POLICY)
+    account.prune(7200.0, POLICY)
+    assert (account.qps, account.rpm) == (10, 60)
+    settle(account, Report(Grant("k0", "realtime", 1.0), "ok", limits=StatedLimits(rpm=500)), now=2.0, policy=POLICY)
+    account.prune(7200.0, POLICY)
+    assert account.rpm == 300
+    assert usage(account, now=7200.0, policy=POLICY).rpm_limit == 300

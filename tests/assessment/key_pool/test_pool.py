@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, text
 
 from dangerous_driving.assessment.key_pool import (
+    Budget,
     Key,
     KeyPool,
     KeyUsage,
@@ -29,9 +31,16 @@ from dangerous_driving.assessment.key_pool import (
     key_hash,
     key_usage,
 )
-from dangerous_driving.assessment.key_pool.core import Grant, Report, Request
+from dangerous_driving.assessment.key_pool.health import Grant, Report, Request
 from dangerous_driving.assessment.key_pool.storage import Exchange
-from dangerous_driving.errors import KeyRejectedError, LedgerError, LlmUnavailableError, NoKeyError, RateLimitedError
+from dangerous_driving.errors import (
+    BudgetSpentError,
+    KeyRejectedError,
+    LedgerError,
+    LlmUnavailableError,
+    NoKeyError,
+    RateLimitedError,
+)
 from dangerous_driving.settings import DatabaseSettings
 
 POLICY = Policy(window_margin=0.01, second=0.2, minute=1.0, cooling_initial=0.05, probe_timeout=5.0, burst=1.0)
@@ -303,6 +312,7 @@ class Notes:
         self.lanes: list[str] = []
         self.ends: list[tuple[str, str]] = []
         self.shown: list[Sequence[KeyUsage]] = []
+        self.shares: list[tuple[str, float]] = []
 
     def waited(self, lane: str, seconds: float) -> None:
         assert seconds >= 0
@@ -313,6 +323,9 @@ class Notes:
 
     def stands(self, usages: Sequence[KeyUsage]) -> None:
         self.shown.append(usages)
+
+    def spent(self, lane: str, share: float) -> None:
+        self.shares.append((lane, share))
 
 
 async def test_an_observer_is_told() -> None:
@@ -471,14 +484,135 @@ async def test_a_database_that_does_not_answer_is_a_ledger_error() -> None:
 
 
 @pytest.mark.integration
-async def test_a_hanging_holder_of_the_lock_is_a_ledger_error(ledger: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dangerous_driving.assessment.key_pool.postgres.LOCK_TIMEOUT_MS", 200)
-    pool_storage = storage(ledger)
-    await pool_storage.exchange((), [Request("realtime")])
+async def test_while_the_database_hangs_each_process_goes_on_with_its_share(
+    ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dangerous_driving.assessment.key_pool.shared.LOCK_TIMEOUT_MS", 200)
+    policy = replace(POLICY, second=30.0, minute=60.0, members=2)
+    pool_storage = storage(ledger, policy=policy)
+    (first,) = (await pool_storage.exchange((), [Request("realtime")])).grants
+    assert isinstance(first, Grant)
     with ledger.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(7261002)"))
-        with pytest.raises(LedgerError, match="lock"):
-            await pool_storage.exchange((), [Request("realtime")])
-    (grant,) = (await pool_storage.exchange((), [Request("realtime")])).grants
-    assert isinstance(grant, Grant)
+        alone = await pool_storage.exchange((), [Request("realtime")] * 4)
+        # half of 5, and one of them was given before
+        assert [grant is not None for grant in alone.grants] == [True, False, False, False]
+        assert max(alone.waits) > 20
+    monkeypatch.setattr("dangerous_driving.assessment.key_pool.shared.RETRY_SECONDS", 0.0)
+    pool_storage._windows.away_until = 0.0
+    (after,) = (await pool_storage.exchange((), [Request("realtime")])).grants
+    assert isinstance(after, Grant)
+    with ledger.connect() as connection:  # what was used meanwhile is told
+        taken = connection.scalar(text("SELECT count(*) FROM key_reservation WHERE NOT given_back"))
+    assert taken == 3
     await pool_storage.close()
+
+
+@pytest.mark.integration
+async def test_the_database_is_not_asked_for_each_call(ledger: Engine) -> None:
+    policy = Policy(window_margin=0.25, lease=0.5)
+    leased = PostgresStorage(ledger, [Key(name, 1000, 60_000) for name in names(2)], policy)
+    pool = KeyPool({name: SecretStr(f"sk-{number}") for number, name in enumerate(names(2))}, leased)
+    async with asyncio.timeout(30):
+        for _ in range(100):
+            await asyncio.gather(*(pool.reserve("realtime") for _ in range(3)))
+            await asyncio.sleep(0.005)
+    assert leased.exchanges < 200
+    await pool.close()
+    with ledger.connect() as connection:
+        rows = connection.execute(text("SELECT given_back, count(*) FROM key_reservation GROUP BY 1")).all()
+    counted = {row[0]: row[1] for row in rows}
+    assert counted[False] - counted.get(True, 0) == 300  # what was taken ahead and not used went back
+
+
+@pytest.mark.integration
+async def test_a_key_that_one_process_lost_is_not_used_by_another(ledger: Engine) -> None:
+    policy = Policy(window_margin=0.25, lease=1.0)
+    first, second = (PostgresStorage(ledger, [Key(name, 100, 600) for name in names(2)], policy) for _ in range(2))
+    pools = [KeyPool({name: SecretStr(name) for name in names(2)}, item) for item in (first, second)]
+    for _ in range(20):  # so that both hold slots ahead on both keys
+        for pool in pools:
+            await pool.reserve("realtime")
+    await asyncio.sleep(1.0)  # the listeners are there
+    lost = await pools[0].reserve("realtime")
+    await pools[0].report(lost, KeyRejectedError("no", http_status=401))
+    async with asyncio.timeout(30):
+        while not second._news.is_set() and all(item.status != "disabled" for item in pools[1].snapshot()):
+            await asyncio.sleep(0.01)
+    others = [await pools[1].reserve("realtime") for _ in range(30)]
+    assert lost.key_hash not in {item.key_hash for item in others}
+    for pool in pools:
+        await pool.close()
+
+
+async def test_lanes_below_realtime_take_turns_by_weight_and_leave_none_unused() -> None:
+    policy = replace(POLICY, lane_weights={"window": 3.0, "evaluation": 1.0}, realtime_reserve=0.0)
+    (name,) = names(1)
+    pool = KeyPool({name: SecretStr("sk-0")}, MemoryStorage([Key(name, 100, 6000)], policy), policy=policy)
+    order: list[str] = []
+
+    async def take(lane: str) -> None:
+        await pool.reserve(lane)
+        order.append(lane)
+
+    tasks = [asyncio.create_task(take("evaluation")) for _ in range(8)]
+    tasks += [asyncio.create_task(take("window")) for _ in range(24)]
+    await asyncio.wait_for(asyncio.gather(*tasks), 30)
+    assert order[:16].count("window") in {11, 12, 13}  # the long-waiting evaluation does not come first
+    assert sorted(order) == ["evaluation"] * 8 + ["window"] * 24
+    alone = [asyncio.create_task(take("evaluation")) for _ in range(4)]
+    await asyncio.wait_for(asyncio.gather(*alone), 30)
+    await pool.close()
+
+
+async def test_a_budget_stops_new_calls_of_its_lane_alone_until_the_next_day(open_pool: OpenPool) -> None:
+    day = [date(2026, 1, 1)]
+    policy = replace(POLICY, budgets={"window": Budget(calls=2), "evaluation": Budget(cost=1.0)})
+    (name,) = names(1)
+    memory = MemoryStorage([Key(name, QPS, RPM)], policy, day=lambda: day[0])
+    notes = Notes()
+    pool = KeyPool({name: SecretStr("sk-0")}, memory, policy=policy, observer=notes)
+    await pool.report(await pool.reserve("window"), "unsent")  # costs nothing
+    for _ in range(2):
+        await pool.report(await pool.reserve("window"))
+    with pytest.raises(BudgetSpentError, match=r"keys\.budgets\.window"):
+        await pool.reserve("window")
+    await pool.reserve("realtime")
+    dear = await pool.reserve("evaluation")
+    await pool.report(dear, cost=1.5)
+    with pytest.raises(BudgetSpentError):
+        await pool.reserve("evaluation")
+    assert notes.shares[-1] == ("evaluation", 1.5)
+    day[0] = date(2026, 1, 2)
+    await pool.reserve("window")
+    await pool.close()
+
+
+@pytest.mark.integration
+async def test_a_budget_is_shared_by_all_processes(ledger: Engine) -> None:
+    policy = replace(POLICY, budgets={"window": Budget(calls=3)})
+    pools = []
+    for _ in range(2):
+        shared = PostgresStorage(ledger, [Key(name, QPS, RPM) for name in names(1)], policy)
+        pools.append(KeyPool({names(1)[0]: SecretStr("sk-0")}, shared, policy=policy))
+    for _ in range(3):
+        await pools[0].reserve("window")
+    async with asyncio.timeout(20):
+        while pools[1].spent("window").calls < 3:
+            await pools[1].report(await pools[1].reserve("realtime"))  # any exchange brings the news
+            await asyncio.sleep(0.2)
+    with pytest.raises(BudgetSpentError):
+        await pools[1].reserve("window")
+    for pool in pools:
+        await pool.close()
+
+
+async def test_keys_come_and_go_while_the_pool_runs(open_pool: OpenPool) -> None:
+    pool = open_pool(count=1)
+    first, second = names(2)
+    await reserve_many(pool, QPS)
+    pool.apply([Key(first, QPS, RPM), Key(second, QPS, RPM)], {second: SecretStr("sk-1")})
+    assert (await asyncio.wait_for(pool.reserve("realtime", exclude={first}), 10)).key_hash == second
+    pool.apply([Key(second, QPS, RPM)], {})
+    assert {item.key_hash for item in await reserve_many(pool, 3)} == {second}
+    assert [item.key_hash for item in pool.snapshot()] == [second]
