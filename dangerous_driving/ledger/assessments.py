@@ -1,4 +1,8 @@
-"""Calls to the endpoint and the answers they brought."""
+"""Calls to the endpoint and the answers they brought, of the live run and of backfills.
+
+A live claim holds its task (`assessment_task`), a backfill's claim its own row (`backfill_task`): what a backfill does
+changes nothing of the task but the number of its calls.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from dangerous_driving.contracts import LIVE_RUN
 from dangerous_driving.errors import StaleClaimError
 from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.tables import AssessmentTask, LlmCall, RiskAssessment
+from dangerous_driving.ledger.tables import AssessmentTask, BackfillTask, LlmCall, RiskAssessment
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,16 @@ def start_call(
         StaleClaimError: the task was handed to another worker: do not send the request.
     """
     task = claim.task
+    live = claim.run == LIVE_RUN
     with transaction(engine) as connection:
         number = connection.scalar(
             update(AssessmentTask)
-            .where(*_held(claim))
+            .where(*(_held(claim) if live else _of(claim)))
             .values(calls=AssessmentTask.calls + 1)
             .returning(AssessmentTask.calls)
         )
-        if number is None:
-            raise StaleClaimError(f"task {task.task_id} was handed to another worker")
+        if number is None or not (live or _holds_backfill(connection, claim)):
+            raise StaleClaimError(f"task {task.task_id} was handed to another worker")  # rolls the count back
         call_id = f"{task.task_id}_call{number}"
         connection.execute(
             insert(LlmCall).values(
@@ -93,7 +98,7 @@ def start_call(
                 task_id=task.task_id,
                 camera_id=task.camera_id,
                 call_number=number,
-                run=run,
+                run=run if live else claim.run,
                 lane=lane,
                 worker=claim.worker,
                 key_hash=key_hash,
@@ -136,8 +141,22 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
         StaleClaimError: another worker holds the task: the answer is not kept, the call's row is.
     """
     values = {name: getattr(record, name) for name in COLUMNS} | {"is_current": True}
+    if claim.run != LIVE_RUN:
+        _complete_backfill(engine, claim, values | {"run": claim.run, "is_current": False}, outcome)
+        return
     with transaction(engine) as connection:
         _finish_call(connection, record.captured_at, record.call_id, outcome)
+        # an answer of a backfill that was made the current one gives way: this one was asked for
+        connection.execute(
+            update(RiskAssessment)
+            .where(
+                RiskAssessment.captured_at == record.captured_at,
+                RiskAssessment.task_id == record.task_id,
+                RiskAssessment.run != record.run,
+                RiskAssessment.is_current,
+            )
+            .values(is_current=False)
+        )
         held = connection.scalar(
             update(AssessmentTask)
             .where(*_held(claim))
@@ -167,6 +186,8 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
 
 def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | None = None) -> bool:
     """Mark the task failed with its cause; False when another worker holds it meanwhile."""
+    if claim.run != LIVE_RUN:
+        return _fail_backfill(engine, claim, code, message)
     with transaction(engine) as connection:
         held = connection.scalar(
             update(AssessmentTask)
@@ -184,6 +205,59 @@ def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | No
             .returning(AssessmentTask.task_id)
         )
     return held is not None
+
+
+def _complete_backfill(engine: Engine, claim: Claim, values: dict[str, Any], outcome: CallOutcome) -> None:
+    with transaction(engine) as connection:
+        _finish_call(connection, claim.task.timestamp, values["call_id"], outcome)
+        held = connection.execute(
+            update(BackfillTask)
+            .where(*_held_backfill(claim))
+            .values(state="assessed", failure_code=None, failure_message=None, updated_at=func.now())
+        ).rowcount
+        if held:
+            connection.execute(
+                insert(RiskAssessment)
+                .values(values)
+                .on_conflict_do_nothing(index_elements=["captured_at", "task_id", "run"])
+            )
+    if not held:
+        raise StaleClaimError(f"task {claim.task.task_id} of {claim.run} was handed to another worker")
+
+
+def _fail_backfill(engine: Engine, claim: Claim, code: str, message: str) -> bool:
+    with transaction(engine) as connection:
+        return bool(
+            connection.execute(
+                update(BackfillTask)
+                .where(*_held_backfill(claim))
+                .values(
+                    state="failed",
+                    attempts=BackfillTask.attempts + 1,
+                    failure_code=code,
+                    failure_message=message,
+                    updated_at=func.now(),
+                )
+            ).rowcount
+        )
+
+
+def _holds_backfill(connection: Connection, claim: Claim) -> bool:
+    return bool(connection.scalar(select(func.count()).select_from(BackfillTask).where(*_held_backfill(claim))))
+
+
+def _held_backfill(claim: Claim) -> tuple[Any, ...]:
+    return (
+        BackfillTask.run == claim.run,
+        BackfillTask.captured_at == claim.task.timestamp,
+        BackfillTask.task_id == claim.task.task_id,
+        BackfillTask.worker == claim.worker,
+        BackfillTask.state == "claimed",
+    )
+
+
+def _of(claim: Claim) -> tuple[Any, ...]:
+    return AssessmentTask.captured_at == claim.task.timestamp, AssessmentTask.task_id == claim.task.task_id
 
 
 def _held(claim: Claim) -> tuple[Any, ...]:

@@ -14,23 +14,24 @@ from sqlalchemy import Engine, Row, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.assessment.windows import Window
+from dangerous_driving.contracts import LIVE_RUN, DetectedObject, GroupMetadata, Lane
 from dangerous_driving.contracts import AssessmentTask as TaskMessage
-from dangerous_driving.contracts import DetectedObject, GroupMetadata, Lane
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.frames import in_key_order, insert_tasks, task_row
 from dangerous_driving.ledger.schema import Partitions
-from dangerous_driving.ledger.tables import AssessmentTask, Worker, claim_token_sequence
+from dangerous_driving.ledger.tables import AssessmentTask, BackfillTask, Worker, claim_token_sequence
 from dangerous_driving.ledger.windows import touch_windows
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A task that a worker holds. ``attempts`` counts earlier failures."""
+    """A task that a worker holds. ``attempts`` counts earlier failures; ``run``: live, or a backfill's name."""
 
     task: TaskMessage
     token: int
     worker: int
     attempts: int = 0
+    run: str = LIVE_RUN
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,24 @@ def release(engine: Engine, claims: Sequence[Claim], *, lane: Lane, reason: str)
     """Give tasks back that were not assessed; those handed on to another worker meanwhile stay with it."""
     if not claims:
         return 0
-    keys = [(claim.task.timestamp, claim.task.task_id, claim.token) for claim in claims]
+    keys = [(claim.task.timestamp, claim.task.task_id, claim.token) for claim in claims if claim.run == LIVE_RUN]
     with transaction(engine) as connection:
+        back = 0
+        for claim in claims:
+            if claim.run != LIVE_RUN:
+                back += connection.execute(
+                    update(BackfillTask)
+                    .where(
+                        BackfillTask.run == claim.run,
+                        BackfillTask.captured_at == claim.task.timestamp,
+                        BackfillTask.task_id == claim.task.task_id,
+                        BackfillTask.worker == claim.worker,
+                        BackfillTask.state == "claimed",
+                    )
+                    .values(state="pending", updated_at=func.now())
+                ).rowcount
+        if not keys:
+            return back
         released = connection.execute(
             update(AssessmentTask)
             .where(
@@ -241,7 +258,7 @@ def release(engine: Engine, claims: Sequence[Claim], *, lane: Lane, reason: str)
             )
             .returning(AssessmentTask.task_id)
         ).all()
-    return len(released)
+    return back + len(released)
 
 
 def sweep(engine: Engine, *, worker_timeout: float, captured_after: datetime) -> Swept:

@@ -255,6 +255,7 @@ class LlmCall(Base):
         Index(None, "task_id"),
         Index(None, "started_at"),
         Index("ix_llm_call_open", "worker", postgresql_where=text("status = 'started'")),
+        Index("ix_llm_call_backfill", "run", postgresql_where=text("run <> 'live'")),
         BY_DAY,
     )
 
@@ -365,9 +366,73 @@ class CameraWindow(Base):
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()
     completed_at: Mapped[datetime | None]
+    run_key: Mapped[str | None]  # of the run that the sensor put it into, with others
+    launched_version: Mapped[int] = mapped_column(server_default=text("0"))  # the content at that time
 
     __table_args__ = (
         Index("ix_camera_window_due", "window_start", postgresql_where=text("assessed_version < version")),
+    )
+
+
+class Backfill(Base):
+    """A re-assessment with another prompt or model: its answers stand beside the live ones, under its name."""
+
+    __tablename__ = "backfill"
+
+    run: Mapped[str] = mapped_column(primary_key=True)
+    prompt_version: Mapped[str]
+    model: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint("run <> 'live'", name="run"),)
+
+
+class BackfillTask(Base):
+    """One group of a backfill: who assesses it, or why it has no answer. The live task knows nothing of it.
+
+    A plain table: backfills are rare, and retention deletes their old rows.
+    """
+
+    __tablename__ = "backfill_task"
+
+    run: Mapped[str] = mapped_column(primary_key=True)
+    captured_at: Mapped[datetime] = mapped_column(primary_key=True)
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    camera_id: Mapped[str]
+    state: Mapped[str]
+    worker: Mapped[int] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    failure_code: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'claimed', 'assessed', 'failed')", name="state"),
+        CheckConstraint("state <> 'failed' OR failure_code IS NOT NULL", name="cause"),
+        Index(None, "captured_at"),
+    )
+
+
+class Incident(Base):
+    """What a person is told of: a run that failed, windows given up, tasks that expired, a budget that is spent.
+
+    One row as long as it lasts (kind and subject): what comes again raises ``count``.
+    """
+
+    __tablename__ = "incident"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    message: Mapped[str]
+    count: Mapped[int] = mapped_column(server_default=text("1"))
+    first_at: Mapped[datetime] = _now()
+    last_at: Mapped[datetime] = _now()
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("uq_incident_open", "kind", "subject", unique=True, postgresql_where=text("ended_at IS NULL")),
+        Index(None, "last_at"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -23,6 +23,8 @@ class DueWindow:
     window: Window
     version: int
     attempts: int
+    run_key: str | None = None  # of the run it was last put into
+    launched_version: int = 0  # the content at that time
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,19 @@ def due_windows(
 ) -> list[DueWindow]:
     """Closed windows (from `since` on) whose content is not completed, oldest first, at most `limit`; one query.
 
-    A window is left out after `MAX_ATTEMPTS` failed runs on the same content, unless `given_up_too`. One that a run is busy with is still due: the
-    sensor's run key (window, version, attempts) keeps it from being started twice, and :func:`fail_window` changes the key.
+    A window is left out after `MAX_ATTEMPTS` failed runs on the same content, unless `given_up_too`. One that a run is
+    busy with is still due: the key of its run keeps the sensor from starting it twice.
     """
     closed_before = now - timedelta(seconds=length + lateness)
     statement = (
-        select(CameraWindow.camera_id, CameraWindow.window_start, CameraWindow.version, CameraWindow.attempts)
+        select(
+            CameraWindow.camera_id,
+            CameraWindow.window_start,
+            CameraWindow.version,
+            CameraWindow.attempts,
+            CameraWindow.run_key,
+            CameraWindow.launched_version,
+        )
         .where(
             CameraWindow.assessed_version < CameraWindow.version,
             CameraWindow.length == length,
@@ -101,9 +110,29 @@ def due_windows(
         statement = statement.where(CameraWindow.window_start >= since)
     with transaction(engine) as connection:
         return [
-            DueWindow(Window(camera_id, start, length), version, attempts)
-            for camera_id, start, version, attempts in connection.execute(statement)
+            DueWindow(Window(camera_id, start, length), version, attempts, run_key, launched)
+            for camera_id, start, version, attempts, run_key, launched in connection.execute(statement)
         ]
+
+
+def launch_windows(engine: Engine, launches: Sequence[tuple[DueWindow, str]]) -> None:
+    """Note the run (by its key) that each window is put into, with the content and the attempt it is about.
+
+    Written before the run is asked for: a process that dies in between leaves a key without a run, which counts as
+    not launched.
+    """
+    if not launches:
+        return
+    parameters = {
+        "cameras": [due.window.camera_id for due, _ in launches],
+        "starts": [due.window.start for due, _ in launches],
+        "lengths": [due.window.length for due, _ in launches],
+        "versions": [due.version for due, _ in launches],
+        "attempts": [due.attempts for due, _ in launches],
+        "keys": [key for _, key in launches],
+    }
+    with transaction(engine) as connection:
+        connection.execute(text(_LAUNCH), parameters)
 
 
 def start_window(engine: Engine, window: Window, run_id: str) -> int:
@@ -195,6 +224,15 @@ def _is(window: Window) -> tuple[ColumnElement[bool], ...]:
         CameraWindow.length == window.length,
     )
 
+
+_LAUNCH = """
+UPDATE camera_window AS w
+SET run_key = l.run_key, launched_version = l.version, updated_at = now(),
+    attempts = CASE WHEN w.version = l.version THEN l.attempts ELSE w.attempts END
+FROM unnest(CAST(:cameras AS text[]), CAST(:starts AS timestamptz[]), CAST(:lengths AS int[]), CAST(:versions AS int[]),
+            CAST(:attempts AS int[]), CAST(:keys AS text[])) AS l(camera_id, start, length, version, attempts, run_key)
+WHERE w.camera_id = l.camera_id AND w.window_start = l.start AND w.length = l.length
+"""
 
 _GROUPS = """
 WITH traffic_group AS (
