@@ -11,6 +11,7 @@ Order: a partition is read, worked on and written by one chain of operators, so 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -110,6 +111,8 @@ def main(given: Sequence[str] | None = None) -> int:
     from pyflink.table.udf import udtf
 
     asked = arguments(given)
+    # workers as processes of the task managers, never in this one, which may end after it has submitted the job
+    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 - PyFlink's own name
     settings = Configuration()
     for name, value in configuration(asked, Path(pyflink.__file__).parent).items():
         settings.set_string(name, value)

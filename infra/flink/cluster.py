@@ -25,7 +25,7 @@ from infra.kafka.cluster import ClusterError, copy_jars
 REPOSITORY = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
 PYTHON = REPOSITORY / ".venv-flink" / "bin" / "python"
-START_TIMEOUT = 120.0
+START_TIMEOUT = 240.0
 
 
 def connector() -> Path:
