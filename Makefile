@@ -1,6 +1,9 @@
 # make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
 # make test    installs what the tests need, Debian packages included, and runs them
 # make test-ultralytics  the tests of the extra ultralytics alone; make test runs them where 25 GB of disk are free
+# make kafka   three Apache Kafka brokers on this machine, with all topics, until Ctrl-C
+# make proof-kafka  nothing is lost or doubled while processes and brokers are killed (15 to 30 minutes)
+# make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,12 +12,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 ULTRALYTICS := .venv-ultralytics
+FLINK := .venv-flink
 BIN := $(VENV)/bin
 ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
+.PHONY: help demo kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -51,7 +55,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/dagster definitions validate --module-name dangerous_driving.definitions --log-level warning
 
-test: $(VENV)/.dev opencv-libraries system-packages s3-server
+test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	$(BIN)/python -m pytest $(ARGS)
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
 	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics; \
@@ -61,12 +65,39 @@ test: $(VENV)/.dev opencv-libraries system-packages s3-server
 test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries
 	$(ULTRALYTICS)/bin/python -m pytest -W default tests/ultralytics tests/detection/test_cpu.py
 
-# A real Chromium for the page tests, GStreamer's RTSP server for those of the cameras, MQTT broker and Redis for notifications.
-# Elsewhere than on Debian, or without root, tests say what is missing.
+# Apache Kafka's jars through Maven, once; without Java or Maven its tests say so.
+kafka-jars: $(VENV)/.demo system-packages
+	@$(BIN)/python -m infra.kafka.cluster jars >/dev/null || test $$? = 3
+
+kafka: $(VENV)/.demo
+	$(BIN)/python -m infra.kafka.cluster run
+
+proof-kafka: $(VENV)/.dev opencv-libraries system-packages kafka-jars
+	$(BIN)/python -m proofs.kafka $(ARGS)
+
+# The Flink job (tasks.generator: flink), on a mini-cluster in its own process; --target HOST:PORT for a real one.
+flink: $(VENV)/.demo $(FLINK)/.ready
+	$(BIN)/python -m infra.flink.job $(ARGS)
+
+proof-flink: $(VENV)/.dev $(FLINK)/.ready opencv-libraries system-packages kafka-jars
+	$(BIN)/python -m proofs.flink $(ARGS)
+
+flink-environment: $(FLINK)/.ready
+
+# PyFlink pins what it needs to versions of its own, so it has an environment of its own.
+$(FLINK)/.ready: requirements-flink.txt
+	test -x $(FLINK)/bin/python || $(PYTHON) -m venv $(FLINK)
+	$(FLINK)/bin/python -m pip install --quiet --require-hashes --requirement requirements-flink.txt
+	$(FLINK)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# A real Chromium for the page tests, Java and Maven for Apache Kafka, GStreamer's RTSP server for the cameras' tests, an MQTT
+# broker and Redis for those of notifications. Elsewhere than on Debian, or without root, tests say what is missing.
 SYSTEM_PACKAGES := chromium fonts-dejavu-core python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
-	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto redis-server
+	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad default-jre-headless maven mosquitto redis-server
 system-packages:
-	@if ! { command -v chromium && command -v mosquitto && command -v redis-server && /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
+	@if ! { command -v chromium && command -v java && command -v mvn && command -v mosquitto && command -v redis-server \
+			&& /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
 			&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
 	fi
@@ -91,6 +122,7 @@ UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generat
 lock:
 	$(UV_COMPILE) --extra embedded --extra dev pyproject.toml --output-file requirements-dev.txt
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
+	$(UV_COMPILE) infra/flink/requirements.in --output-file requirements-flink.txt
 	$(UV_COMPILE) --extra embedded --extra dev --extra ultralytics --constraint requirements-dev.txt pyproject.toml --output-file requirements-ultralytics.txt
 
 clean:

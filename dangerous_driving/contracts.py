@@ -452,3 +452,20 @@ def result_id_of(task_id: str, run: str, stage: Stage) -> str:
 def alert_id_of(task_id: str) -> str:
     """Derived id of the alert that this task's result opened."""
     return str(uuid.uuid5(ID_NAMESPACE, f"alert:{task_id}"))
+
+
+def require_key(message: Message, key: str | None) -> None:
+    """Hold a message's key on the topic against its camera: order is kept per key only.
+
+    Without a key a message is taken; its place among the camera's others is then that in which it came.
+
+    Raises:
+        ContractError: it lies under another camera's key.
+    """
+    camera_id = getattr(message, "camera_id", None)
+    if key is not None and camera_id is not None and key != camera_id:
+        raise ContractError(
+            type(message).__name__,
+            "cameraId",
+            f"{camera_id!r} is not the message's key {key[:64]!r}; send it with the cameraId as its key",
+        )

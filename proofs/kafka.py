@@ -33,7 +33,7 @@ from dangerous_driving.errors import BrokerError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
-from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, apply, group_lag
+from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, apply, describe, group_lag
 from dangerous_driving.settings import DatabaseSettings, KafkaSettings
 from dangerous_driving.simulation.messages import detection_result
 from infra.kafka.cluster import KafkaCluster
@@ -401,6 +401,9 @@ def work_place(
     finally:
         admin.close()
     apply(kafka)
+    for broker in cluster.brokers:  # one that has just come back may not know them yet
+        while len(describe(kafka.model_copy(update={"bootstrap_servers": broker.address}))) < len(Topic):
+            time.sleep(0.2)
     address = server.create_database(f"proof_{name}_{os.getpid()}_{time.monotonic_ns()}")
     database = DatabaseSettings(url=SecretStr(address))
     engine = open_engine(database)

@@ -15,7 +15,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
-from dangerous_driving.contracts import Message, MessageT
+from dangerous_driving.contracts import MessageT, require_key
 from dangerous_driving.errors import BrokerError, ContractError
 from dangerous_driving.messaging.connection import broker_errors, milliseconds, opening
 from dangerous_driving.messaging.dead_letter import dead_letter
@@ -35,6 +35,7 @@ OUTAGE_PAUSE = 0.5
 
 #: s between two looks for the topics' metadata
 METADATA_PAUSE = 0.01
+METADATA_ASK = 0.5
 
 # Errors that the client recovers from by itself. An "invalid request" is the embedded broker's answer to a member that
 # is late while the group changes; the client then joins again.
@@ -155,8 +156,11 @@ class Consumer(Generic[MessageT]):
         # 3.0.12 then may keep that empty assignment for ever: a real broker answers a join sooner than the metadata.
         cluster = self._client._cluster  # noqa: SLF001
         deadline = time.monotonic() + self._kafka.request_timeout
-        cluster.request_update()
+        asked_at = 0.0
         while unknown := [topic.value for topic in self._topics if not cluster.partitions_for_topic(topic.value)]:
+            if time.monotonic() - asked_at > METADATA_ASK:  # a broker that has just come back may not know them yet
+                asked_at = time.monotonic()
+                cluster.request_update()
             if time.monotonic() > deadline:
                 raise BrokerError(
                     f"the partitions of {', '.join(unknown)} could not be read within {self._kafka.request_timeout:g} s;"
@@ -235,7 +239,7 @@ class Consumer(Generic[MessageT]):
             key = None if record.key is None else record.key.decode(errors="replace")
             try:
                 message = self._topics[topic].from_json(value)
-                _require_key_of_camera(message, key)
+                require_key(message, key)
             except ContractError as error:
                 # a broken dead letter lies where it belongs; setting it aside again would never end
                 self._report(topic, record.partition, record.offset, str(error), error.field)
@@ -431,14 +435,3 @@ def _assignor(delay: float) -> type[CooperativeStickyAssignor]:
             return super().assign(cluster, members)
 
     return Assignor if delay else CooperativeStickyAssignor
-
-
-def _require_key_of_camera(message: Message, key: str | None) -> None:
-    # order holds per key only. Without a key a message is taken, and so is its place among the camera's others as it comes
-    camera_id = getattr(message, "camera_id", None)
-    if key is not None and camera_id is not None and key != camera_id:
-        raise ContractError(
-            type(message).__name__,
-            "cameraId",
-            f"{camera_id!r} is not the message's key {key[:64]!r}; send it with the cameraId as its key",
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from dangerous_driving.contracts import (
     AssessmentTask,
     BBox,
@@ -9,11 +11,43 @@ from dangerous_driving.contracts import (
     DetectionResult,
     GroupMetadata,
     TrafficGroup,
+    require_key,
     task_id_of,
 )
+from dangerous_driving.errors import ContractError
 
 #: A lone object is no conflict: groups below this make no task.
 MIN_OBJECTS = 2
+
+#: A capture time further ahead is a sender's wrong clock: its frame would stand in a window that closes in the future,
+#: with nobody to assess it until then.
+MAX_AHEAD = timedelta(days=1)
+
+
+def require_captured_by(result: DetectionResult, now: datetime) -> None:
+    """Refuse a frame from the future; one from the past is recorded under its time, for the window lane.
+
+    Raises:
+        ContractError: its capture time is more than `MAX_AHEAD` after `now`.
+    """
+    if result.timestamp > now + MAX_AHEAD:
+        raise ContractError(
+            "DetectionResult",
+            "timestamp",
+            f"{result.timestamp:%Y-%m-%d %H:%M} UTC lies in the future; is the sender's clock right?",
+        )
+
+
+def tasks_from_message(value: bytes, key: bytes | None, now: datetime) -> list[tuple[bytes, bytes]]:
+    """The tasks that follow from a message as it lies on ``detection-results``, as keys and messages for theirs.
+
+    Raises:
+        ContractError: it cannot be used; the tasks service sends it to ``dead-letter``.
+    """
+    result = DetectionResult.from_json(value)
+    require_key(result, None if key is None else key.decode(errors="replace"))
+    require_captured_by(result, now)
+    return [(task.camera_id.encode(), task.to_json()) for task in tasks_from_detection(result)]
 
 
 def tasks_from_detection(result: DetectionResult) -> list[AssessmentTask]:

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import AssessmentTask, DetectionResult
-from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError
+from dangerous_driving.errors import BrokerError, ContractError, DangerousDrivingError, LedgerError
 from dangerous_driving.ledger.frames import record_detections
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Received, Topic
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver, Sender
 from dangerous_driving.observability.metrics import FRAMES_RECORDED, TASKS_CREATED
-from dangerous_driving.tasks.derivation import tasks_from_detection
+from dangerous_driving.tasks.derivation import require_captured_by, tasks_from_detection
 
 log = structlog.get_logger(__name__)
-
-#: A capture time further ahead is a sender's wrong clock: its frame would stand in a window that closes in the future,
-#: with nobody to assess it until then. What lies in the past is recorded under its time, for the window lane.
-MAX_AHEAD = timedelta(days=1)
 
 
 def now_utc() -> datetime:
@@ -100,12 +96,13 @@ class TasksService:
         return tasks
 
     def _work(self, received: Sequence[Received[DetectionResult]]) -> None:
-        latest = self._clock() + MAX_AHEAD
+        now = self._clock()
         usable = []
         for item in received:
-            if item.message.timestamp > latest:
-                reason = f"DetectionResult.timestamp: {item.message.timestamp:%Y-%m-%d %H:%M} UTC lies in the future; is the sender's clock right?"
-                self._consumer.set_aside(item, reason, "timestamp")
+            try:
+                require_captured_by(item.message, now)
+            except ContractError as error:
+                self._consumer.set_aside(item, str(error), error.field)
             else:
                 usable.append(item)
         if usable:

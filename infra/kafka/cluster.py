@@ -43,7 +43,7 @@ FOLDER = CACHE / "cluster"
 PORT = 9092
 BROKERS = 3
 #: s; three JVMs on two busy cores
-START_TIMEOUT = 120.0
+START_TIMEOUT = 240.0
 STOP_TIMEOUT = 30.0
 
 LOGGING = """status = error

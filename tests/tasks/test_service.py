@@ -22,6 +22,7 @@ from dangerous_driving.tasks.service import TasksService
 pytestmark = pytest.mark.integration
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOW = AT + timedelta(hours=1)
 
 
 class FakeDelivery:
@@ -66,11 +67,15 @@ class FakeBroker:
         return FakeDelivery(self)
 
 
-def run(ledger: Engine, batches: Sequence[Sequence[DetectionResult]], *, refusals: int = 0) -> FakeBroker:
+def run(
+    ledger: Engine, batches: Sequence[Sequence[DetectionResult]], *, refusals: int = 0, sends: bool = True
+) -> FakeBroker:
     stop = threading.Event()
     broker = FakeBroker(batches, stop)
     broker.refusals = refusals
-    service = TasksService(ledger, broker, broker, window_length=60, delivery_timeout=1)
+    service = TasksService(
+        ledger, broker, broker if sends else None, window_length=60, delivery_timeout=1, clock=lambda: NOW
+    )
     service.RETRY_SECONDS = 0.01
     service.run(stop)
     return broker
@@ -116,3 +121,37 @@ def test_a_frame_without_groups_is_a_frame_all_the_same(ledger: Engine) -> None:
     assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (1, 0)
     assert broker.sent == []
     assert broker.commits_at == [0]
+
+
+def test_with_flink_in_its_place_the_service_keeps_the_ledger_alone(ledger: Engine) -> None:
+    broker = run(ledger, [frames(2)], sends=False)
+    assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (2, 6)
+    assert broker.sent == []
+    assert broker.commits_at == [0]
+
+
+def test_a_frame_that_the_database_refuses_is_set_aside_alone(ledger: Engine) -> None:
+    with transaction(ledger) as connection:
+        connection.execute(text("ALTER TABLE frame ADD CHECK (image_width <> 1919)"))
+    batch = frames(5)
+    batch[3] = batch[3].model_copy(update={"image_width": 1919})
+    broker = run(ledger, [batch])
+    assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (4, 12)
+    [(item, reason, _)] = broker.set_asides
+    assert item.message == batch[3]
+    assert "check constraint" in reason
+    # the others of its batch, in order
+    ids = [message.request_id for _, message, _ in broker.sent if isinstance(message, AssessmentTask)]
+    assert list(dict.fromkeys(ids)) == [result.message_id for result in batch if result != batch[3]]
+    assert len(broker.commits_at) == 1
+
+
+def test_a_frame_from_the_future_is_set_aside_with_the_field_and_one_of_last_year_is_recorded(ledger: Engine) -> None:
+    future = detection_result("sim-1", NOW + timedelta(days=365))
+    past = detection_result("sim-1", NOW - timedelta(days=365))
+    broker = run(ledger, [[future, past]])
+    [(item, reason, field)] = broker.set_asides
+    assert (item.message, field) == (future, "timestamp")
+    assert "clock" in reason
+    assert count(ledger, "frame") == 1
+    assert len(broker.commits_at) == 1

@@ -1,0 +1,68 @@
+"""Start the Flink job with the settings in force: ``python -m infra.flink.job [--config settings.yaml] [--target host:port]``.
+
+Refuses unless ``tasks.generator: flink`` is set, by which the service `tasks` knows that it must not send tasks itself:
+never both. Without a target the job runs on a mini-cluster in this process, until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dangerous_driving import settings as settings_module
+from dangerous_driving.errors import ConfigError, DangerousDrivingError
+from dangerous_driving.settings import Settings
+from dangerous_driving.settings_tasks import Generator
+from infra.flink.cluster import PYTHON, connector, flink_home
+from infra.kafka.cluster import ClusterError
+
+
+def job_arguments(settings: Settings) -> list[str]:
+    """What the job is told of the settings.
+
+    Raises:
+        ConfigError: the Python service sends the tasks.
+    """
+    if settings.tasks.generator is not Generator.FLINK:
+        raise ConfigError(
+            "tasks.generator",
+            f"it is {settings.tasks.generator}, so the service `tasks` sends the tasks",
+            "set it to flink for the service and for this job, and restart the service first",
+        )
+    return [
+        "--bootstrap-servers", settings.kafka.bootstrap_servers,
+        "--group", f"{settings.kafka.group_prefix}.tasks-flink",
+        "--guarantee", settings.tasks.guarantee.value,
+        "--checkpoint-interval", str(settings.tasks.checkpoint_interval),
+        "--checkpoints", str(settings.tasks.checkpoints),
+        "--parallelism", str(settings.tasks.parallelism),
+    ]  # fmt: skip
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, default=None)
+    parser.add_argument("--target", default="", help="host:port of a Flink cluster; default: a mini-cluster here")
+    parser.add_argument("--savepoint", default="", help="checkpoint to go on from")
+    asked = parser.parse_args(given)
+    try:
+        arguments = job_arguments(settings_module.load(asked.config))
+        flink_home()
+        jars = connector()
+    except (DangerousDrivingError, ClusterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    command = [str(PYTHON), "-m", "dangerous_driving.tasks.flink_job", "--jars", str(jars), *arguments]
+    command += ["--target", asked.target] if asked.target else []
+    command += ["--savepoint", asked.savepoint] if asked.savepoint else []
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Short versions of `make proof-kafka`, on three Apache Kafka brokers: what is killed, lost and doubled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dangerous_driving.ledger.embedded import EmbeddedPostgres
+from infra.kafka.cluster import KafkaCluster
+from proofs.fuzz import fuzz
+from proofs.kafka import BROKER_FAILURES, Generator, all_down, broker_down, kills, work_place
+from proofs.traffic import Verdict
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+#: s; a test waits for what must come, the proof measures how long it took
+NO_LIMIT = 300.0
+
+
+@pytest.fixture
+def verdict() -> Verdict:
+    return Verdict()
+
+
+def held(verdict: Verdict) -> None:
+    assert verdict.lines
+    assert not [statement for holds, statement in verdict.lines if not holds]
+
+
+def test_a_killed_generator_and_a_killed_broker_lose_and_double_no_task(
+    verdict: Verdict, tmp_path: Path, kafka_cluster: KafkaCluster, postgres_server: EmbeddedPostgres
+) -> None:
+    kills(verdict, tmp_path, kafka_cluster, postgres_server, count=2000, cameras=20, kills=1)
+    held(verdict)
+
+
+@pytest.mark.parametrize("failure", BROKER_FAILURES, ids=lambda failure: failure.down)
+def test_one_broker_away_loses_and_doubles_no_effect(
+    verdict: Verdict, kafka_cluster: KafkaCluster, postgres_server: EmbeddedPostgres, failure: object
+) -> None:
+    broker_down(
+        verdict, kafka_cluster, postgres_server, failure, seconds=6, rate=50, limit=NO_LIMIT  # type: ignore[arg-type]
+    )  # fmt: skip
+    held(verdict)
+
+
+def test_with_all_brokers_away_the_spool_keeps_everything_in_order(
+    verdict: Verdict, tmp_path: Path, kafka_cluster: KafkaCluster, postgres_server: EmbeddedPostgres
+) -> None:
+    all_down(verdict, tmp_path, kafka_cluster, postgres_server, seconds=4, cameras=20)
+    held(verdict)
+
+
+def test_no_message_stops_the_tasks_service_and_none_vanishes(
+    verdict: Verdict, tmp_path: Path, kafka_cluster: KafkaCluster, postgres_server: EmbeddedPostgres
+) -> None:
+    with (
+        work_place(kafka_cluster, postgres_server, "fuzz") as (kafka, database, engine),
+        Generator(tmp_path, kafka, database) as generator,
+    ):
+        fuzz(verdict, kafka, engine, generator, count=150)
+    held(verdict)
