@@ -24,6 +24,7 @@ from dangerous_driving.realtime.feedback import FeedbackDesk
 from dangerous_driving.realtime.hardening import Hardening
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.realtime.pictures import Pictures
+from dangerous_driving.realtime.quiet_rest import quiet_router
 from dangerous_driving.realtime.rest import Rest
 from dangerous_driving.realtime.socket import SocketEndpoint
 from dangerous_driving.settings import Settings
@@ -73,6 +74,7 @@ def create_app(
         )
 
     app.include_router(Rest(settings, engine, hub, desk, Pictures(engine, store, hub)).router(guard))
+    app.include_router(quiet_router(settings, engine, guard))
     socket = SocketEndpoint(hub, engine, desk, access, greeting)
 
     @app.websocket("/ws")
