@@ -35,8 +35,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from unittest import mock
 
 from benchmarks.figures import Figure, tell
+from dangerous_driving.alerts import lifecycle as lifecycle_module
 from dangerous_driving.alerts.inputs import Sighting, Tick
 from dangerous_driving.alerts.lifecycle import CameraState, Lifecycle
 from dangerous_driving.assessment.answer import parse_answer
@@ -161,7 +163,14 @@ def outline_at(scenario: Scenario, seed: int, at: float) -> SceneOutline:
 
 
 def run_scene(
-    spec: SceneSpec, *, answers: str, interval: float, lifecycle: Lifecycle, seed: int, trace: bool = False
+    spec: SceneSpec,
+    *,
+    answers: str,
+    interval: float,
+    lifecycle: Lifecycle,
+    seed: int,
+    trace: bool = False,
+    periods: int = PERIODS,
 ) -> Score:
     """One camera on one scene."""
     camera = f"sim-{spec.scenario}-{spec.light}-{spec.seed}"
@@ -169,7 +178,7 @@ def run_scene(
     inputs: list[Sighting | Tick] = []
     looks: list[Look] = []
     previous = None
-    for number in range(int(PERIODS * PERIOD / interval)):
+    for number in range(int(periods * PERIOD / interval)):
         at = number * interval
         if draw.random() < MISSED_FRAMES:
             continue
@@ -201,7 +210,7 @@ def run_scene(
             looks.append(Look(task, at, members, named.dangers))
             inputs += _sightings(camera, captured, message, task, group, named, draw)
     inputs += [
-        Tick(at=NOON + timedelta(seconds=second, milliseconds=500)) for second in range(int(PERIODS * PERIOD) + 90)
+        Tick(at=NOON + timedelta(seconds=second, milliseconds=500)) for second in range(int(periods * PERIOD) + 90)
     ]
     inputs.sort(key=lambda given: given.at)
     state = CameraState(camera, frame_interval=interval, simulated=True)
@@ -347,10 +356,14 @@ def main() -> None:
         print(run_scene(spec, answers=answers, interval=arguments.interval, lifecycle=Lifecycle(AlertsSettings()),
                         seed=spec.seed, trace=True))  # fmt: skip
         return
+    started = time.monotonic()
     seeds = range(arguments.first_seed, arguments.first_seed + (2 if arguments.quick else arguments.seeds))
     figures = []
     for answers in ("truth", "llm"):
-        started = time.monotonic()
+        # for comparison: risk types compared by name, as models word them
+        with mock.patch.object(lifecycle_module, "families_of", frozenset):
+            by_name = run(seeds=seeds, answers=answers, interval=arguments.interval, settings=AlertsSettings(),
+                          quick=arguments.quick)  # fmt: skip
         found = run(seeds=seeds, answers=answers, interval=arguments.interval, settings=AlertsSettings(),
                     quick=arguments.quick)  # fmt: skip
         print(f"{answers}: {found.dangers} dangers in sight, {found.found} with an alert, {found.alerts} alerts with a "
@@ -359,10 +372,12 @@ def main() -> None:
         for line in found.worst:
             print(f"  {line}")
         figures += [
-            Figure(f"split dangers, answers of {answers}", found.split_share, "share", target="< 0.05",
-                   met=found.split_share < AIM, note=f"{found.split} of {found.found}"),
-            Figure(f"merged alerts, answers of {answers}", found.merged_share, "share", target="< 0.05",
-                   met=found.merged_share < AIM, note=f"{found.merged} of {found.alerts}"),
+            Figure(f"split dangers, answers of {answers}", found.split_share, "share", baseline=by_name.split_share,
+                   ratio=found.split_share / by_name.split_share if by_name.split_share else None, target="< 0.05",
+                   met=found.split_share < AIM, note=f"{found.split} of {found.found}; baseline: types by name"),
+            Figure(f"merged alerts, answers of {answers}", found.merged_share, "share", baseline=by_name.merged_share,
+                   ratio=found.merged_share / by_name.merged_share if by_name.merged_share else None, target="< 0.05",
+                   met=found.merged_share < AIM, note=f"{found.merged} of {found.alerts}; baseline: types by name"),
         ]  # fmt: skip
     tell("alerts", figures)
 

@@ -172,7 +172,7 @@ def claim(
         rows = connection.execute(
             select(Notification.__table__)
             .where(*mine, free, Notification.due_at <= now)
-            .order_by(Notification.due_at, Notification.created_at, Notification.notification_id)
+            .order_by(Notification.number)
             .limit(LOOK)
         ).all()
         if not rows:
@@ -263,12 +263,7 @@ def list_notifications(
         conditions.append(Notification.state == state)
     if receiver is not None:
         conditions.append(Notification.receiver == receiver)
-    statement = (
-        select(Notification.__table__)
-        .where(*conditions)
-        .order_by(Notification.created_at.desc(), Notification.notification_id)
-        .limit(limit)
-    )
+    statement = select(Notification.__table__).where(*conditions).order_by(Notification.number.desc()).limit(limit)
     names = NotificationRow.__dataclass_fields__
     with transaction(engine) as connection:
         return [
@@ -342,9 +337,7 @@ def _members(connection: Connection, digests: Sequence[str]) -> dict[str, list[I
     if not digests:
         return found
     statement = (
-        select(Notification.__table__)
-        .where(Notification.digest_id.in_(list(digests)))
-        .order_by(Notification.created_at, Notification.notification_id)
+        select(Notification.__table__).where(Notification.digest_id.in_(list(digests))).order_by(Notification.number)
     )
     for row in connection.execute(statement):
         found[row.digest_id].append(_item(row))

@@ -528,6 +528,7 @@ class Notification(Base):
     __tablename__ = "notification"
 
     notification_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, Identity())  # the order in which they arose
     receiver: Mapped[str]
     kind: Mapped[str]
     alert_id: Mapped[str | None]  # none of a digest
@@ -550,7 +551,7 @@ class Notification(Base):
         CheckConstraint(
             "kind IN ('ring', 'raised', 'escalation', 'withdrawn', 'closed', 'judged', 'digest', 'test')", name="kind"
         ),
-        Index("ix_notification_pending", "receiver", "due_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_notification_pending", "receiver", "number", postgresql_where=text("state = 'pending'")),
         Index(None, "receiver", "sent_at"),
         Index(None, "alert_id"),
         Index("ix_notification_digest", "digest_id", postgresql_where=text("digest_id IS NOT NULL")),

@@ -61,7 +61,7 @@ class Acts:
             UnknownTargetError: there is no such alert.
             LedgerError: it was not kept; the same call may be made again.
         """
-        return await self._audited(
+        return await self.carry_out(
             actor,
             verdict.value,
             alert_id,
@@ -82,7 +82,7 @@ class Acts:
                 return None
             return await self._look(camera_id)
 
-        return await self._audited(actor, "start_stream" if running else "stop_stream", camera_id, {}, switch)
+        return await self.carry_out(actor, "start_stream" if running else "stop_stream", camera_id, {}, switch)
 
     async def check_camera(self, actor: Actor, camera_id: str) -> CameraStatus:
         """How the camera is now, read anew from the ledger; everybody who looks hears of it.
@@ -91,7 +91,7 @@ class Acts:
             UnknownTargetError: there is no such camera.
             LedgerError: it cannot be read now.
         """
-        return await self._audited(actor, "check_camera", camera_id, {}, lambda: self._look(camera_id))
+        return await self.carry_out(actor, "check_camera", camera_id, {}, lambda: self._look(camera_id))
 
     async def _look(self, camera_id: str) -> CameraStatus | None:
         rows = await asyncio.to_thread(overview.list_cameras, self._engine, camera_id)
@@ -99,9 +99,15 @@ class Acts:
         self._hub.statuses(statuses)
         return statuses[0] if statuses else None
 
-    async def _audited(
+    async def carry_out(
         self, actor: Actor, act: str, target: str, detail: dict[str, Any], work: Callable[[], Awaitable[ValueT | None]]
     ) -> ValueT:
+        """Do ``work`` between the two halves of its entry in the audit.
+
+        Raises:
+            UnknownTargetError: it came to None: there is no such target.
+            LedgerError: the act could not be written down, and is not done; or ``work`` failed.
+        """
         caller = actor.caller
         entry = await asyncio.to_thread(
             audit.begin,

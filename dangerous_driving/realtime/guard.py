@@ -9,6 +9,7 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from dangerous_driving.realtime.access import Access, Caller, NotAuthorisedError, Role
+from dangerous_driving.realtime.acts import Actor
 
 log = structlog.get_logger(__name__)
 
@@ -56,3 +57,8 @@ def caller_of(request: Request) -> Caller:
 def address_of(request: Request) -> str:
     """Where the request came from."""
     return request.client.host if request.client else ""
+
+
+def actor_of(request: Request, said: str = "operator") -> Actor:
+    """Who acts by this request; ``said`` is the name that its body gives."""
+    return Actor(caller_of(request), address_of(request), said)

@@ -28,9 +28,9 @@ from dangerous_driving.ledger import audit, overview
 from dangerous_driving.ledger.alerts import AlertFilter, AlertPosition
 from dangerous_driving.ledger.history import stage_times
 from dangerous_driving.realtime.access import Role
-from dangerous_driving.realtime.acts import Actor, Acts, UnknownTargetError, camera_status
+from dangerous_driving.realtime.acts import Acts, UnknownTargetError, camera_status
 from dangerous_driving.realtime.envelopes import CameraStatus
-from dangerous_driving.realtime.guard import Guard, address_of, caller_of
+from dangerous_driving.realtime.guard import Guard, actor_of, caller_of
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.realtime.parameters import CameraParameter, IdParameter
 from dangerous_driving.realtime.pictures import Pictures
@@ -250,27 +250,27 @@ class Rest:
     async def acknowledge(self, request: Request, alert_id: IdParameter, body: FeedbackBody) -> Alert:
         """Say that somebody takes care of it."""
         with _known_target("alert"):
-            return await self._acts.judge(_actor(request, body.by), alert_id, Verdict.ACKNOWLEDGED, body.note)
+            return await self._acts.judge(actor_of(request, body.by), alert_id, Verdict.ACKNOWLEDGED, body.note)
 
     async def reject(self, request: Request, alert_id: IdParameter, body: FeedbackBody) -> Alert:
         """Say that it is a false alarm."""
         with _known_target("alert"):
-            return await self._acts.judge(_actor(request, body.by), alert_id, Verdict.REJECTED, body.note)
+            return await self._acts.judge(actor_of(request, body.by), alert_id, Verdict.REJECTED, body.note)
 
     async def start_camera(self, request: Request, camera_id: CameraParameter, body: ActBody) -> CameraStatus:
         """Watch a camera again that was stopped."""
         with _known_target("camera"):
-            return await self._acts.switch_camera(_actor(request, body.by), camera_id, running=True)
+            return await self._acts.switch_camera(actor_of(request, body.by), camera_id, running=True)
 
     async def stop_camera(self, request: Request, camera_id: CameraParameter, body: ActBody) -> CameraStatus:
         """Stop watching a camera until it is started again."""
         with _known_target("camera"):
-            return await self._acts.switch_camera(_actor(request, body.by), camera_id, running=False)
+            return await self._acts.switch_camera(actor_of(request, body.by), camera_id, running=False)
 
     async def check_camera(self, request: Request, camera_id: CameraParameter, body: ActBody) -> CameraStatus:
         """How a camera is now, read anew."""
         with _known_target("camera"):
-            return await self._acts.check_camera(_actor(request, body.by), camera_id)
+            return await self._acts.check_camera(actor_of(request, body.by), camera_id)
 
     def audit(
         self,
@@ -343,10 +343,6 @@ class Rest:
         if found is None:
             raise HTTPException(404, "there is no such alert")
         return found
-
-
-def _actor(request: Request, said: str) -> Actor:
-    return Actor(caller_of(request), address_of(request), said)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from dangerous_driving import settings as settings_module
 from dangerous_driving.errors import ConfigError, DangerousDrivingError
 from dangerous_driving.settings import Settings
-from dangerous_driving.settings_tasks import Generator
+from dangerous_driving.settings.tasks import Generator
 from infra.flink.cluster import PYTHON, connector, flink_home
 from infra.kafka.cluster import ClusterError
 

@@ -15,6 +15,7 @@ from dangerous_driving.alerts.lifecycle import CameraState, Lifecycle
 from dangerous_driving.contracts import Alert, AlertBasis, AlertState, RiskLevel, Verdict
 from dangerous_driving.errors import BrokerError
 from dangerous_driving.ledger import alerts as ledger_alerts
+from dangerous_driving.ledger import quiet
 from dangerous_driving.ledger.alerts import AlertFilter, AlertPosition
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.settings import AlertsSettings
@@ -75,6 +76,70 @@ def test_the_kept_inputs_make_the_same_alerts_again(ledger: Engine) -> None:
     again = {tracked.alert.alert_id: tracked.alert.model_copy(update={"notify": False}) for tracked in state.alerts}
     assert again == {alert.alert_id: alert for alert in alerts(ledger)}
     assert len(again) == 2
+
+
+def test_a_replay_sees_the_camera_as_it_was(ledger: Engine) -> None:
+    """Its interval and its quiet hours are others by now; the alerts made again are the same, with what rang."""
+
+    def camera(interval: float, snoozed: timedelta | None) -> None:
+        with transaction(ledger) as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO camera (id, frame_interval) VALUES ('crossing', :interval) "
+                    "ON CONFLICT (id) DO UPDATE SET frame_interval = :interval"
+                ),
+                {"interval": interval},
+            )
+        until = NOON + snoozed if snoozed else None
+        quiet.snooze(ledger, AlertsSettings(), "crossing", until, by="Ada", now=NOON)
+
+    camera(10, timedelta(minutes=5))
+    ledger_alerts.advance(ledger, LIFECYCLE, [final(0), final(10)])  # 18 s apart
+    camera(1.8, None)
+    ledger_alerts.advance(ledger, LIFECYCLE, [final(300, x=3000)])
+    ledger_alerts.tick(ledger, LIFECYCLE, NOON + timedelta(hours=1))
+    state, changes = LIFECYCLE.replay(CameraState("crossing"), ledger_alerts.inputs_of(ledger, "crossing"))
+    again = [change.after.alert for change in changes]
+    kept = [
+        event.alert
+        for alert in sorted(alerts(ledger), key=lambda alert: alert.opened_at)
+        for event in ledger_alerts.events_of(ledger, alert.alert_id)
+    ]
+    assert sorted(again, key=lambda alert: (alert.opened_at, alert.version)) == kept
+    assert len(state.alerts) == 2
+    assert [(alert.notify, alert.held_reason) for alert in kept if alert.reached_level] == [
+        (False, "snooze"),
+        (True, None),
+    ]
+
+
+def test_the_cooldown_holds_in_another_process(ledger: Engine) -> None:
+    def rings(look: Sighting) -> bool:
+        (change,) = ledger_alerts.advance(ledger, LIFECYCLE, [look])
+        return change.after.alert.notify
+
+    assert rings(final(0, types=("tailgating",)))
+    ledger_alerts.tick(ledger, LIFECYCLE, NOON + timedelta(seconds=17))  # it is closed and far away
+    assert not rings(final(9, x=3000, types=("tailgating",)))
+    assert rings(final(9, x=6000, types=("wrong_way",), group=2))
+    assert rings(final(9, x=3000, types=("tailgating",), camera="other"))
+    assert rings(final(17, x=9000, types=("tailgating",)))
+
+
+def test_what_nobody_judges_rings_again_in_another_process_once(ledger: Engine) -> None:
+    lifecycle = Lifecycle(AlertsSettings(escalate_after=60))
+    ledger_alerts.advance(ledger, lifecycle, [final(0), final(0, x=3000, group=2, types=("wrong_way",))])
+    first = alerts(ledger)[0]
+    ledger_alerts.tick(ledger, lifecycle, NOON + timedelta(seconds=30))
+    given = VerdictGiven(
+        at=NOON + timedelta(seconds=40), alert_id=first.alert_id, verdict=Verdict.ACKNOWLEDGED, by="Ada"
+    )
+    ledger_alerts.judge(ledger, lifecycle, given)
+    assert ledger_alerts.tick(ledger, lifecycle, NOON + timedelta(seconds=60)) == []
+    (change,) = ledger_alerts.tick(ledger, lifecycle, NOON + timedelta(seconds=61))
+    assert (change.after.alert.escalation, change.after.alert.notify) == (1, True)
+    assert change.after.alert.alert_id != first.alert_id
+    assert ledger_alerts.tick(ledger, lifecycle, NOON + timedelta(hours=5)) == []
 
 
 def test_inputs_that_come_again_change_nothing(ledger: Engine) -> None:

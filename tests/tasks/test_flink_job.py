@@ -11,7 +11,7 @@ import pytest
 from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.settings import Settings
-from dangerous_driving.settings_tasks import Generator, Guarantee, TasksSettings
+from dangerous_driving.settings.tasks import Generator, Guarantee, TasksSettings
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
 from dangerous_driving.tasks.flink_job import arguments, configuration, tasks_of
