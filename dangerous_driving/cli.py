@@ -44,7 +44,6 @@ app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
 app.add_typer(realtime_commands.tokens, name="token")
-app.command("watch")(realtime_commands.watch)
 app.add_typer(database, name="db")
 app.add_typer(topics, name="topics")
 app.add_typer(config, name="config")
@@ -108,6 +107,9 @@ def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
     from dangerous_driving import services
 
     services.realtime(_settings(config), leash=leash)
+
+
+app.command("watch")(realtime_commands.watch)
 
 
 @app.command()
