@@ -1,6 +1,7 @@
 # make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
 # make test    installs what the tests need, Debian packages included, and runs them
 # make test-ultralytics  the tests of the extra ultralytics alone; make test runs them where 25 GB of disk are free
+# make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
+.PHONY: proof-bridge page-scripts api-documents help demo test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -92,6 +93,22 @@ lock:
 	$(UV_COMPILE) --extra embedded --extra dev pyproject.toml --output-file requirements-dev.txt
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
 	$(UV_COMPILE) --extra embedded --extra dev --extra ultralytics --constraint requirements-dev.txt pyproject.toml --output-file requirements-ultralytics.txt
+
+# Two bridges behind a load balancer, killed -9 in turn while 50 clients get alerts: none lost, none twice.
+proof-bridge: $(VENV)/.dev
+	$(BIN)/python -m tests.realtime.bridges $(ARGS)
+
+# The page's one third-party script, again from its npm package: the very files that are kept here.
+UPLOT := 1.6.32
+PAGE_SCRIPTS := dangerous_driving/realtime/page/vendor/uplot
+page-scripts:
+	rm -rf build/uplot && mkdir -p build/uplot && cd build/uplot && npm pack --silent uplot@$(UPLOT) && tar -xzf uplot-$(UPLOT).tgz
+	cp build/uplot/package/LICENSE build/uplot/package/dist/uPlot.iife.min.js build/uplot/package/dist/uPlot.min.css $(PAGE_SCRIPTS)/
+	git diff --stat --exit-code -- $(PAGE_SCRIPTS)
+
+# docs/asyncapi.yaml, from the models of the messages.
+api-documents: $(VENV)/.dev
+	$(BIN)/python -m dangerous_driving.realtime.asyncapi > docs/asyncapi.yaml
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist
