@@ -53,7 +53,6 @@ app.add_typer(weights_commands.app, name="weights")
 app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(realtime_commands.tokens, name="token")
-app.command("watch")(realtime_commands.watch)
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
 app.add_typer(config, name="config")
@@ -125,6 +124,9 @@ def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
     from dangerous_driving import services
 
     services.realtime(_settings(config), leash=leash)
+
+
+app.command("watch")(realtime_commands.watch)
 
 
 @app.command()

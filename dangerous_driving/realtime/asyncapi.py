@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -94,6 +95,13 @@ def asyncapi_document() -> dict[str, Any]:
     }
 
 
+def main() -> None:
+    """Print it as YAML."""
+    import yaml
+
+    sys.stdout.write(yaml.safe_dump(asyncapi_document(), sort_keys=False, allow_unicode=True, width=120))
+
+
 def _message(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
     required = ["type"] if name == "ping" or name.endswith("subscribe") else ["type", "data"]
     return {
@@ -105,3 +113,7 @@ def _message(name: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
             "required": required,
         },
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ from dangerous_driving.contracts import (
 )
 from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.ledger import history, overview
-from dangerous_driving.realtime.parameters import IdParameter
+from dangerous_driving.realtime.parameters import REFUSALS, IdParameter
 
 #: Frames that are shown before an alert began and after it was last seen, and those of the alert itself at most.
 AROUND = 4
@@ -129,7 +129,7 @@ class HistoryRest:
 
     def router(self, guard: Callable[..., Any]) -> APIRouter:
         """All of them; `guard` refuses whoever may not use them."""
-        api = APIRouter(prefix="/api", dependencies=[Depends(guard)], tags=["history"])
+        api = APIRouter(prefix="/api", dependencies=[Depends(guard)], responses=REFUSALS)
         api.get("/alerts/{alert_id}/frames")(self.frames)
         api.get("/history")(self.history)
         return api

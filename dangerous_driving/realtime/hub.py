@@ -39,6 +39,8 @@ from dangerous_driving.realtime.envelopes import (
 
 #: What a slow client does without; everything else is kept for it.
 EXPENDABLE = frozenset({ServerType.DETECTION_RESULT, ServerType.RISK_ASSESSMENT, ServerType.PONG, ServerType.ERROR})
+#: s that one message may take on its way, then its client is gone
+SEND_SECONDS = 20.0
 #: Alerts and pictures that the hub remembers, the newest.
 REMEMBERED_ALERTS = 5_000
 REMEMBERED_PICTURES = 5_000
@@ -128,6 +130,8 @@ class Client:
     def __init__(self, most: int) -> None:
         self.subscription = Subscription()
         self.too_slow = asyncio.Event()
+        #: monotonic s at which the message that is being sent began; None between two
+        self.sending_since: float | None = None
         self._most = most
         self._waiting: OrderedDict[int, tuple[ServerType, str]] = OrderedDict()
         self._expendable: deque[int] = deque()  # numbers in order; some may have been sent meanwhile
@@ -211,6 +215,14 @@ class Hub:
         """Forget the client."""
         self._clients.discard(client)
         WEBSOCKET_CLIENTS.set(len(self._clients))
+
+    def give_up_stuck(self, now: float) -> None:
+        """Disconnect clients that have not taken one message for SEND_SECONDS; `now` is monotonic."""
+        for client in self._clients:
+            since = client.sending_since
+            if since is not None and now - since > SEND_SECONDS and not client.too_slow.is_set():
+                client.too_slow.set()
+                WEBSOCKET_TOO_SLOW.inc()
 
     def receive(self, messages: Iterable[Message]) -> None:
         """Hand messages from the topics to whom they are for."""

@@ -32,7 +32,7 @@ from dangerous_driving.realtime.acts import Acts, UnknownTargetError, camera_sta
 from dangerous_driving.realtime.envelopes import CameraStatus
 from dangerous_driving.realtime.guard import Guard, actor_of, caller_of
 from dangerous_driving.realtime.hub import Hub
-from dangerous_driving.realtime.parameters import CameraParameter, IdParameter
+from dangerous_driving.realtime.parameters import REFUSALS, CameraParameter, IdParameter
 from dangerous_driving.realtime.pictures import Pictures
 from dangerous_driving.settings import Settings
 
@@ -45,18 +45,9 @@ COUNTED = timedelta(hours=1)
 _NO_NUL = r"^[^\x00]*$"
 
 
-class Refusal(Message):
-    """Why a request was not carried out."""
-
-    detail: str
-
-
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"model": Refusal, "description": "No token, or one that is not accepted or has expired"},
-    403: {"model": Refusal, "description": "The role of the token, or the page that asks, may not do that"},
-    404: {"model": Refusal, "description": "There is no such thing"},
-    429: {"model": Refusal, "description": "Too many requests; Retry-After says how long to wait"},
-    503: {"model": Refusal, "description": "The database or the object store does not answer; Retry-After"},
+_PICTURE: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
 }
 
 _CURSOR = re.compile(r"(\d{1,15})\.([A-Za-z0-9-]{1,64})")
@@ -187,7 +178,7 @@ class Rest:
 
     def router(self, guard: Guard) -> APIRouter:
         """All of them; `guard` refuses whoever may not use them."""
-        api = APIRouter(prefix="/api", dependencies=[Depends(guard)], responses=_REFUSALS)
+        api = APIRouter(prefix="/api", dependencies=[Depends(guard)], responses=REFUSALS)
         api.get("/me")(self.me)
         api.get("/cameras")(self.cameras)
         api.post("/cameras/{camera_id}/start")(self.start_camera)
@@ -195,11 +186,11 @@ class Rest:
         api.post("/cameras/{camera_id}/check")(self.check_camera)
         api.get("/alerts")(self.alerts)
         api.get("/alerts/{alert_id}")(self.alert)
-        api.get("/alerts/{alert_id}/image", response_class=Response)(self.alert_image)
+        api.get("/alerts/{alert_id}/image", **_PICTURE)(self.alert_image)
         api.post("/alerts/{alert_id}/acknowledge")(self.acknowledge)
         api.post("/alerts/{alert_id}/reject")(self.reject)
-        api.get("/frames/{camera_id}/{message_id}/image", response_class=Response)(self.frame_image)
-        api.get("/groups/{camera_id}/{task_id}/image", response_class=Response)(self.group_image)
+        api.get("/frames/{camera_id}/{message_id}/image", **_PICTURE)(self.frame_image)
+        api.get("/groups/{camera_id}/{task_id}/image", **_PICTURE)(self.group_image)
         api.get("/status")(self.status)
         api.get("/audit", dependencies=[Depends(guard.admin)])(self.audit)
         return api

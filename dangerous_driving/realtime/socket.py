@@ -68,7 +68,6 @@ class SocketEndpoint:
     ``?token=`` or a subprotocol carries the token (:mod:`~dangerous_driving.realtime.access`).
     """
 
-    SEND_SECONDS = 20.0  # one message may take this long, then the client is gone
     CLOSE_SECONDS = 5.0  # a slow client gets as long to hear why it is disconnected
     MOST_PROBLEMS = 20  # unreadable or too many messages in a row
 
@@ -132,9 +131,13 @@ class SocketEndpoint:
     async def _talk(self, websocket: WebSocket, actor: Actor, client: Client, first: list[str]) -> None:
         async def to_client() -> None:
             for text in [*await self._greet(websocket, actor.caller), *first]:
-                await self._send(websocket, text)
+                client.sending_since = time.monotonic()
+                await websocket.send_text(text)
             while True:
-                await self._send(websocket, await client.next())
+                client.sending_since = None
+                text = await client.next()
+                client.sending_since = time.monotonic()
+                await websocket.send_text(text)
 
         async def until_too_slow() -> None:
             await client.too_slow.wait()
@@ -246,10 +249,6 @@ class SocketEndpoint:
         except LedgerError as error:
             log.warning("act_not_kept", act=message.type, reason=str(error))
             _tell(client, ProblemCode.UNAVAILABLE, "it could not be kept: try again")
-
-    async def _send(self, websocket: WebSocket, text: str) -> None:
-        async with asyncio.timeout(self.SEND_SECONDS):
-            await websocket.send_text(text)
 
 
 async def _until_expired(websocket: WebSocket, caller: Caller) -> None:

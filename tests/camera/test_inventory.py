@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from dangerous_driving.camera.inventory import CameraInventory, SettingsFile
+from dangerous_driving.camera.inventory import CameraInventory, SettingsFile, Switched
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.settings import CameraSpec
 
@@ -111,3 +111,29 @@ def test_changes_are_told_and_nothing_else() -> None:
         stop.set()
         thread.join()
     assert len(told) == 4
+
+
+def test_a_camera_that_an_operator_stopped_is_not_watched_until_it_is_started() -> None:
+    stopped = {"a"}
+    inventory = CameraInventory({"settings": Switched(Table(spec("a"), spec("b")), lambda: frozenset(stopped))})
+    assert ids(inventory) == ["b"]
+    stopped.clear()
+    assert ids(inventory) == ["a", "b"]
+
+
+def test_while_the_ledger_is_away_the_last_word_on_stopped_cameras_counts() -> None:
+    away = [True]
+
+    def look() -> frozenset[str]:
+        if away[0]:
+            raise LedgerError("no database answers")
+        return frozenset({"a"})
+
+    inventory = CameraInventory({"settings": Switched(Table(spec("a"), spec("b")), look)})
+    with capture_logs() as logs:
+        assert ids(inventory) == ids(inventory) == ["a", "b"]
+    assert [entry["event"] for entry in logs] == ["stopped_cameras_unreadable"]
+    away[0] = False
+    assert ids(inventory) == ["b"]
+    away[0] = True
+    assert ids(inventory) == ["b"]

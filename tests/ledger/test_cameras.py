@@ -15,6 +15,8 @@ from dangerous_driving.ledger.cameras import (
     remove_camera,
     set_camera_status,
     set_enabled,
+    set_running,
+    stopped_cameras,
     table_cameras,
 )
 from dangerous_driving.settings import CameraSpec, PrivacySpec
@@ -119,3 +121,17 @@ def test_a_row_that_cannot_be_read_takes_no_other_with_it(ledger: Engine) -> Non
         connection.execute(text("UPDATE camera SET spec = spec || '{\"frame_interval\": -3}' WHERE id = 'a'"))
         connection.execute(text("UPDATE camera SET spec = '[1, 2]' WHERE id = 'c'"))
     assert [camera.id for camera in table_cameras(ledger)] == ["b"]
+
+
+def test_any_known_camera_is_stopped_and_started_wherever_it_is_kept(ledger: Engine) -> None:
+    put_camera(ledger, spec("kept"), frame_interval=1.8)
+    register_cameras(ledger, [spec("configured")], frame_interval=1.8)
+    for camera_id in ("kept", "configured"):
+        assert set_running(ledger, camera_id, False)
+    assert not set_running(ledger, "unknown", False)
+    assert stopped_cameras(ledger) == {"kept", "configured"}
+    register_cameras(ledger, [spec("configured")], frame_interval=1.8)  # a restart of detection starts nothing
+    assert stopped_cameras(ledger) == {"kept", "configured"}
+    assert table_cameras(ledger) == ()
+    assert set_running(ledger, "kept", True)
+    assert [camera.id for camera in table_cameras(ledger)] == ["kept"]

@@ -189,7 +189,9 @@ addEventListener("hashchange", () => showView(location.hash.slice(1)));
 
 function showSound() {
   byId("sound").setAttribute("aria-pressed", String(sound.isOn()));
-  byId("sound").querySelector("span").textContent = t(sound.isOn() ? "sound.on" : "sound.off");
+  const words = t(sound.isOn() ? "sound.on" : "sound.off");
+  byId("sound").querySelector("span").textContent = words;
+  byId("sound").setAttribute("aria-label", words); // on a phone it is an icon alone
 }
 byId("sound").addEventListener("click", () => {
   sound.switchTo(!sound.isOn());

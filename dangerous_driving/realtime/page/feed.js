@@ -155,11 +155,10 @@ class Card {
     this.element = element;
     this.on = on;
     const names = ["crop", "level", "stage", "camera", "when", "types", "description", "facts", "times", "verdict", "simulated",
-      "details", "acknowledge", "reject"];
+      "acknowledge", "reject"];
     this.parts = Object.fromEntries(names.map((name) => [name, element.querySelector(`.${name}`)]));
     this.parts.acknowledge.addEventListener("click", () => this.judge("acknowledge"));
     this.parts.reject.addEventListener("click", () => this.judge("reject"));
-    this.parts.details.addEventListener("click", () => on.open(this.alert));
     this.parts.crop.addEventListener("click", () => on.open(this.alert));
     element.addEventListener("keydown", (event) => {
       if (event.target !== element || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -186,9 +185,11 @@ class Card {
     parts.description.hidden = !alert.description;
     parts.simulated.hidden = !alert.simulated;
     parts.simulated.textContent = t("simulated");
+    parts.crop.setAttribute("aria-label", `${t("details")}: ${typesOf(alert)}`);
+    parts.crop.title = t("details");
     parts.verdict.hidden = !alert.verdict;
     parts.verdict.textContent = verdictOf(alert);
-    for (const name of ["details", "acknowledge", "reject"]) parts[name].textContent = t(name);
+    for (const name of ["acknowledge", "reject"]) parts[name].textContent = t(name);
     parts.acknowledge.setAttribute("aria-pressed", String(alert.verdict === "acknowledged"));
     parts.reject.setAttribute("aria-pressed", String(alert.verdict === "rejected"));
     const level = t("alert.of", { level: capital(levelName(alert.riskLevel)) });

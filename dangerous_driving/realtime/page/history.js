@@ -85,7 +85,6 @@ export class History {
       const bar = make("meter");
       bar.max = most;
       bar.value = rate(camera);
-      bar.textContent = rate(camera).toFixed(1);
       bar.setAttribute("aria-hidden", "true"); // the number stands beside it
       const shown = make("span", "rate");
       shown.append(bar, make("b", "", camera.roadUsers ? rate(camera).toFixed(1) : "–"));

@@ -17,7 +17,7 @@ export class System {
     keys.replaceChildren(...(status.keys.length ? status.keys.map(keyRow) : [make("li", "empty", t("system.nokeys"))]));
     lag.replaceChildren(...(status.lag
       ? Object.entries(status.lag).flatMap(([service, waiting]) => [make("dt", "", service), make("dd", "", String(waiting))])
-      : [make("dt", "empty", t("system.nolag"))]));
+      : [make("dt", "", t("system.nolag")), make("dd")]));
     tasks.replaceChildren(...TASKS.filter((state) => status.tasks[state] || state === "assessed" || state === "pending")
       .flatMap((state) => [make("dt", "", t(`task.${state}`)), make("dd", "", String(status.tasks[state] ?? 0))]));
     model.textContent = status.llmModel;
