@@ -118,6 +118,10 @@ class ClaimQueue:
         """The tokens of all claims in it."""
         return {entry[2].token for entries in self._of_camera.values() for entry in entries}
 
+    def take_of(self, wanted: Callable[[str], bool]) -> list[Claim]:
+        """Take out all claims of the cameras that are wanted, by their id."""
+        return self._take(lambda claim: wanted(claim.task.camera_id))
+
     def drain(self) -> list[Claim]:
         """Take all claims out."""
         return self._take(lambda _: True)
