@@ -1,6 +1,7 @@
 # make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
 # make test    installs what the tests need, Debian packages included, and runs them
 # make test-ultralytics  the tests of the extra ultralytics alone; make test runs them where 25 GB of disk are free
+# make benchmark-key-pool  the key pool against others (25 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,12 +10,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 ULTRALYTICS := .venv-ultralytics
+LITELLM := .venv-litellm
 BIN := $(VENV)/bin
 ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
+.PHONY: help demo test test-ultralytics check lock weights benchmark-litellm benchmark-key-pool proof-schedulers opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -86,12 +88,28 @@ $(ULTRALYTICS)/.ready: requirements-ultralytics.txt pyproject.toml
 weights: $(ULTRALYTICS)/.ready
 	$(ULTRALYTICS)/bin/python -m dangerous_driving.simulation.training --out build/training $(ARGS)
 
+# LiteLLM's Router, which the key pool is measured against, in an environment of its own.
+$(LITELLM)/.ready: requirements-litellm.txt
+	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install --quiet --require-hashes --requirement requirements-litellm.txt
+	touch $@
+
+benchmark-litellm: $(LITELLM)/.ready
+
+benchmark-key-pool: $(VENV)/.dev benchmark-litellm
+	$(BIN)/python -m benchmarks.key_pool $(ARGS)
+
+# Four schedulers, one killed (-9) ten times in five minutes, an endpoint with faults: every task ends, every request is a row.
+proof-schedulers: $(VENV)/.dev opencv-libraries
+	$(BIN)/python -m benchmarks.scheduler_kills $(ARGS)
+
 # New pins; needs uv. No index address is written, so that the files work with any index.
 UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-strip-extras
 lock:
 	$(UV_COMPILE) --extra embedded --extra dev pyproject.toml --output-file requirements-dev.txt
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
 	$(UV_COMPILE) --extra embedded --extra dev --extra ultralytics --constraint requirements-dev.txt pyproject.toml --output-file requirements-ultralytics.txt
+	echo 'litellm>=1.109,<2' | $(UV_COMPILE) - --output-file requirements-litellm.txt
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist

@@ -135,7 +135,7 @@ class InlineLane:
         self._endpoints = endpoints
         self._opening = asyncio.Lock()
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set():  # noqa: ASYNC110  # a thread sets it
                 await asyncio.sleep(0.1)
         finally:
             if self._running:

@@ -60,6 +60,7 @@ async def open_assessor(
                 endpoints=endpoints,
                 prompt=prompt,
                 contexts=contexts,
+                settings=settings.assessment,
                 engine=engine,
                 store=store,
                 publisher=publisher,

@@ -129,15 +129,22 @@ def _finish_call(connection: Connection, captured_at: datetime, call_id: str, ou
     )
 
 
-def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome) -> None:
+def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome | None) -> None:
     """Keep an answer under the claim's fencing token and complete its call, in one transaction.
+
+    Args:
+        engine: of the ledger.
+        claim: on the task.
+        record: the answer.
+        outcome: of the call that brought it; None: it was reused from another task, without a call.
 
     Raises:
         StaleClaimError: another worker holds the task: the answer is not kept, the call's row is.
     """
     values = {name: getattr(record, name) for name in COLUMNS} | {"is_current": True}
     with transaction(engine) as connection:
-        _finish_call(connection, record.captured_at, record.call_id, outcome)
+        if outcome is not None:
+            _finish_call(connection, record.captured_at, record.call_id, outcome)
         held = connection.scalar(
             update(AssessmentTask)
             .where(*_held(claim))
