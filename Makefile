@@ -5,6 +5,7 @@
 # make proof-kafka  nothing is lost or doubled while processes and brokers are killed (15 to 30 minutes)
 # make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
 # make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
+# make benchmark-key-pool  the key pool against others (25 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,12 +15,13 @@ PYTHON ?= python3
 VENV := .venv
 ULTRALYTICS := .venv-ultralytics
 FLINK := .venv-flink
+LITELLM := .venv-litellm
 BIN := $(VENV)/bin
 ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents
+.PHONY: help demo kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -118,6 +120,21 @@ $(ULTRALYTICS)/.ready: requirements-ultralytics.txt pyproject.toml
 weights: $(ULTRALYTICS)/.ready
 	$(ULTRALYTICS)/bin/python -m dangerous_driving.simulation.training --out build/training $(ARGS)
 
+# LiteLLM's Router, which the key pool is measured against, in an environment of its own.
+$(LITELLM)/.ready: requirements-litellm.txt
+	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install --quiet --require-hashes --requirement requirements-litellm.txt
+	touch $@
+
+benchmark-litellm: $(LITELLM)/.ready
+
+benchmark-key-pool: $(VENV)/.dev benchmark-litellm
+	$(BIN)/python -m benchmarks.key_pool $(ARGS)
+
+# Four schedulers, one killed (-9) ten times in five minutes, an endpoint with faults: every task ends, every request is a row.
+proof-schedulers: $(VENV)/.dev opencv-libraries
+	$(BIN)/python -m benchmarks.scheduler_kills $(ARGS)
+
 # New pins; needs uv. No index address is written, so that the files work with any index.
 UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-strip-extras
 lock:
@@ -125,6 +142,7 @@ lock:
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
 	$(UV_COMPILE) infra/flink/requirements.in --output-file requirements-flink.txt
 	$(UV_COMPILE) --extra embedded --extra dev --extra ultralytics --constraint requirements-dev.txt pyproject.toml --output-file requirements-ultralytics.txt
+	echo 'litellm>=1.109,<2' | $(UV_COMPILE) - --output-file requirements-litellm.txt
 
 # Two bridges behind a load balancer, killed -9 in turn while 50 clients get alerts: none lost, none twice.
 proof-bridge: $(VENV)/.dev

@@ -143,7 +143,7 @@ class Feed:
     def __init__(self) -> None:
         self.waiting: queue.SimpleQueue[Message] = queue.SimpleQueue()
 
-    def poll(self, timeout: float, max_records: int) -> list[Any]:  # noqa: ARG002 - a consumer's form
+    def poll(self, timeout: float, max_records: int) -> list[Any]:
         from dangerous_driving.messaging import Received, Topic
 
         try:
@@ -271,7 +271,7 @@ def _serve_bare(load: Load, _url: str, control: Connection) -> None:  # noqa: C9
         )  # fmt: skip
         threading.Thread(target=_obey, args=(load, put, control, stop), daemon=True).start()
         serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        while not server.started:
             await asyncio.sleep(0.01)
         control.send(server.servers[0].sockets[0].getsockname()[1])
         await asyncio.to_thread(stop.wait)

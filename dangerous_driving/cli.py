@@ -17,8 +17,10 @@ from rich.text import Text
 from dangerous_driving import (
     alert_commands,
     camera_commands,
+    key_commands,
     notification_commands,
     realtime_commands,
+    switch_commands,
     topic_commands,
     weights_commands,
 )
@@ -53,6 +55,8 @@ app.add_typer(weights_commands.app, name="weights")
 app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(realtime_commands.tokens, name="token")
+app.add_typer(key_commands.app, name="keys")
+app.add_typer(switch_commands.app, name="switch")
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
 app.add_typer(config, name="config")
@@ -154,6 +158,27 @@ def simulate_llm(
     from dangerous_driving import services
 
     services.simulated_llm(_settings(config), host=host, port=port, seed=seed, speed=speed, leash=leash)
+
+
+@simulate.command("fault")
+def simulate_fault(
+    action: Annotated[str, typer.Argument(help="revoke, throttle, slow, break, hang, cut, garbage or restore.")],
+    amount: Annotated[
+        float, typer.Argument(help="Of what: see dangerous_driving/simulation/llm_endpoint.py; a share for most.")
+    ] = 1.0,
+    key: Annotated[str | None, typer.Option(help="Hash of a key; default: the whole endpoint.")] = None,
+    url: Annotated[str, typer.Option(help="Address of the simulated LLM.")] = "http://127.0.0.1:8099",
+) -> None:
+    """Break the running simulated LLM, or a key of it, or restore it; prints what it counted so far."""
+    from dangerous_driving.simulation.orders import order
+
+    state = order(url, action, amount, key)
+    table = Table("key", "requests", "answered", "401", "429", "5xx", "hung", "cut", "garbage", "faults")
+    for item in state["keys"]:
+        faults = ", ".join(f"{name} {value:g}" for name, value in item["faults"].items() if value not in {0.0, 1.0})
+        numbers = ("requests", "answered", "rejected", "rate_limited", "broken", "hung", "cut", "garbage")
+        table.add_row(item["key_hash"], *(str(item[name]) for name in numbers), faults)
+    out.print(table)
 
 
 # the stores and the log

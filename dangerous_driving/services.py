@@ -25,6 +25,7 @@ from dangerous_driving.settings import CameraSettings, CameraSpec, Settings, con
 from dangerous_driving.settings.tasks import Generator
 
 if TYPE_CHECKING:
+    from dangerous_driving.assessment.switch import LaneSwitch
     from dangerous_driving.assessment.window_run import WindowReport
     from dangerous_driving.camera.source import Source
 
@@ -101,8 +102,9 @@ def own_weights() -> Path:
     return OWN_WEIGHTS
 
 
-def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:
+def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:  # noqa: PLR0915  # it puts the parts together
     """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs."""
+    from dangerous_driving.assessment.inline import InlineLane
     from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile, Switched
     from dangerous_driving.camera.status import CameraStatus
     from dangerous_driving.detection.delivery import Receipt, ResultDelivery
@@ -141,7 +143,11 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
         store = open_store(settings.objects)
 
+        switch = follow_switch(settings, engine, process.stop)
+        inline = stack.enter_context(InlineLane(settings, engine, store, producer, switch))
+
         def publish(result: DetectionResult) -> Receipt:
+            inline.offer(result)
             return producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
 
         spool = Spool(settings.spool.folder, settings.spool.max_bytes) if settings.spool.folder else None
@@ -183,6 +189,20 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         following.start()
         process.ready()
         service.run(process.stop)
+
+
+def follow_switch(settings: Settings, engine: Engine, stop: threading.Event) -> LaneSwitch:
+    """The switch of lanes, looked at anew every few seconds until `stop`."""
+    from dangerous_driving.assessment.switch import LaneSwitch
+    from dangerous_driving.ledger.switches import read_switch
+
+    switch = LaneSwitch(settings.assessment.switch_file, lambda: read_switch(engine))
+    switch.look()
+    following = threading.Thread(
+        target=switch.follow, args=(settings.assessment.switch_refresh, stop), name="switch", daemon=True
+    )
+    following.start()
+    return switch
 
 
 def tasks(settings: Settings, *, leash: bool) -> None:
@@ -232,8 +252,11 @@ def assess(settings: Settings, *, leash: bool) -> None:
                 pool=pool,
                 producer=producer,
             ) as assessor:
+                switch = follow_switch(settings, engine, process.stop)
                 process.ready()
-                scheduler = Scheduler(assessor, consumer, settings.assessment, window_length=settings.windows.length)
+                scheduler = Scheduler(
+                    assessor, consumer, settings.assessment, window_length=settings.windows.length, switch=switch
+                )
                 await scheduler.run(process.stop)
         finally:
             await pool.close()

@@ -1,14 +1,25 @@
-"""Which tasks the realtime lane takes: the riskiest and freshest first, none that would come too late. Pure."""
+"""Which tasks the realtime lane takes: the riskiest and freshest first, none that would come too late. Pure.
+
+**Fairness.** A camera that has just had more turns than the others that wait is lowered by :data:`TURN` of priority for each of them,
+so a noisy camera cannot starve the others: its most dangerous group still comes first, its twentieth does not.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.ledger.claims import Claim
+
+#: What a turn more than the other cameras had costs, in priority.
+TURN = 0.05
+#: s for which a turn is remembered.
+TURN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ def admit(tasks: Sequence[AssessmentTask], *, now: datetime, deadline: float, ro
         room: how many claimed tasks the queue still takes.
     """
     oldest = now - timedelta(seconds=deadline)
-    fresh = sorted((task for task in tasks if task.timestamp >= oldest), key=urgency)
+    fresh = _fair(sorted((task for task in tasks if task.timestamp >= oldest), key=urgency))
     late = tuple(task for task in tasks if task.timestamp < oldest)
     return Admission(tuple(fresh[: max(room, 0)]), late, tuple(fresh[max(room, 0) :]))
 
@@ -40,40 +51,86 @@ def urgency(task: AssessmentTask) -> tuple[float, float]:
     return -task.priority, -task.timestamp.timestamp()
 
 
-class ClaimQueue:
-    """Claimed tasks that wait for a key, most urgent first."""
+def _fair(tasks: Sequence[AssessmentTask]) -> list[AssessmentTask]:
+    """In order of urgency, where the n-th of a camera counts as `n * TURN` less dangerous."""
+    of_camera: Counter[str] = Counter()
+    ranked = []
+    for task in tasks:
+        ranked.append((-task.priority + TURN * of_camera[task.camera_id], -task.timestamp.timestamp(), task))
+        of_camera[task.camera_id] += 1
+    return [task for *_, task in sorted(ranked, key=lambda entry: entry[:2])]
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[tuple[float, float], int, Claim]] = []
+
+class ClaimQueue:
+    """Claimed tasks that wait for a key: the most urgent first, with cameras taking turns.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._of_camera: dict[str, list[tuple[tuple[float, float], int, Claim]]] = {}
+        self._turns: deque[tuple[float, str]] = deque()
+        self._turns_of: Counter[str] = Counter()
         self._count = 0
+        self._size = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._size
 
     def push(self, claim: Claim) -> None:
         """Add a claim."""
         self._count += 1  # ties keep their order, and claims need no order of their own
-        heapq.heappush(self._heap, (urgency(claim.task), self._count, claim))
+        self._size += 1
+        entry = (urgency(claim.task), self._count, claim)
+        heapq.heappush(self._of_camera.setdefault(claim.task.camera_id, []), entry)
 
     def pop(self) -> Claim:
-        """Take the most urgent claim. Raises IndexError when there is none."""
-        return heapq.heappop(self._heap)[2]
+        """Take the claim whose turn it is. Raises IndexError when there is none."""
+        if not self._size:
+            raise IndexError("the queue is empty")
+        now = self._clock()
+        while self._turns and self._turns[0][0] < now - TURN_SECONDS:
+            _, camera_id = self._turns.popleft()
+            self._turns_of[camera_id] -= 1
+        fewest = min(self._turns_of[camera_id] for camera_id in self._of_camera)
+
+        def rank(camera_id: str) -> tuple[float, float, int]:
+            (danger, freshness), number, _ = self._of_camera[camera_id][0]
+            return danger + TURN * (self._turns_of[camera_id] - fewest), freshness, number
+
+        chosen = min(self._of_camera, key=rank)
+        claim = heapq.heappop(self._of_camera[chosen])[2]
+        if not self._of_camera[chosen]:
+            del self._of_camera[chosen]
+        self._turns.append((now, chosen))
+        self._turns_of[chosen] += 1
+        self._size -= 1
+        return claim
 
     def take_captured_before(self, instant: datetime) -> list[Claim]:
         """Take out all claims whose frame is older than that: they have become too late."""
-        late = [entry[2] for entry in self._heap if entry[2].task.timestamp < instant]
-        if late:
-            self._heap = [entry for entry in self._heap if entry[2].task.timestamp >= instant]
-            heapq.heapify(self._heap)
-        return late
+        return self._take(lambda claim: claim.task.timestamp < instant)
 
     @property
     def tokens(self) -> set[int]:
         """The tokens of all claims in it."""
-        return {entry[2].token for entry in self._heap}
+        return {entry[2].token for entries in self._of_camera.values() for entry in entries}
+
+    def take_of(self, wanted: Callable[[str], bool]) -> list[Claim]:
+        """Take out all claims of the cameras that are wanted, by their id."""
+        return self._take(lambda claim: wanted(claim.task.camera_id))
 
     def drain(self) -> list[Claim]:
         """Take all claims out."""
-        claims = [entry[2] for entry in self._heap]
-        self._heap.clear()
-        return claims
+        return self._take(lambda _: True)
+
+    def _take(self, wanted: Callable[[Claim], bool]) -> list[Claim]:
+        taken = [entry[2] for entries in self._of_camera.values() for entry in entries if wanted(entry[2])]
+        if taken:
+            kept = [entry for entries in self._of_camera.values() for entry in entries if not wanted(entry[2])]
+            self._of_camera, self._size = {}, len(kept)
+            for entry in kept:
+                heapq.heappush(self._of_camera.setdefault(entry[2].task.camera_id, []), entry)
+        return taken

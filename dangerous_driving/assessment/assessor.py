@@ -15,12 +15,19 @@ from sqlalchemy import Engine
 
 from dangerous_driving.assessment.answer import level_in_stream, parse_answer
 from dangerous_driving.assessment.context import CameraContexts
+from dangerous_driving.assessment.duplicates import RecentAnswers, Scene, scene_of
 from dangerous_driving.assessment.endpoints import Endpoint, Held, usable
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.llm import Reply
 from dangerous_driving.assessment.prompt import Prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
-from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, cost_of
+from dangerous_driving.assessment.records import (
+    Provenance,
+    assessment_record,
+    call_outcome,
+    cost_of,
+    reused_record,
+)
 from dangerous_driving.assessment.results import failed_result, provisional_result
 from dangerous_driving.contracts import (
     LIVE_RUN,
@@ -45,11 +52,11 @@ from dangerous_driving.errors import (
     StaleClaimError,
 )
 from dangerous_driving.ledger import assessments
-from dangerous_driving.ledger.assessments import CallOutcome
+from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 from dangerous_driving.ledger.claims import Claim, release
 from dangerous_driving.objects import ObjectStore
-from dangerous_driving.observability.metrics import CALLS_HEDGED, TASKS_ASSESSED, TASKS_FAILED
-from dangerous_driving.settings import LlmSettings
+from dangerous_driving.observability.metrics import ANSWERS_REUSED, CALLS_HEDGED, TASKS_ASSESSED, TASKS_FAILED
+from dangerous_driving.settings import AssessmentSettings, LlmSettings
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +113,7 @@ class Assessor:
         endpoints: whom to ask, in this order; each with its keys.
         prompt: the prompt version in use.
         contexts: what is known of each camera's place.
+        settings: when answers are reused.
         engine: of the ledger.
         store: where the pictures lie.
         publisher: where live results go.
@@ -123,6 +131,7 @@ class Assessor:
         endpoints: Sequence[Endpoint],
         prompt: Prompt,
         contexts: CameraContexts,
+        settings: AssessmentSettings,
         engine: Engine,
         store: ObjectStore,
         publisher: ResultPublisher,
@@ -137,6 +146,8 @@ class Assessor:
         self._llm = llm
         self._endpoints = tuple(endpoints)
         self._contexts = contexts
+        self._reuses = settings.reuse_duplicates
+        self._recent = RecentAnswers(settings)
         self._prompt = prompt
         self._store = store
         self._node = node
@@ -197,7 +208,7 @@ class Assessor:
 
     async def _assess(self, claim: Claim, lane: Lane, held: Held | None) -> Outcome:
         try:
-            messages = await self._messages(claim.task)
+            messages, scene = await self._messages(claim.task)
         except asyncio.CancelledError:
             await self.give_back(held)
             raise
@@ -206,6 +217,10 @@ class Assessor:
             code = next(code for kind, code in PICTURE_FAILURES.items() if isinstance(error, kind))
             return await self._fail(claim, lane, code, str(error))
 
+        like = None if scene is None else self._recent.like(scene)
+        if like is not None:
+            await self.give_back(held)
+            return await self._reuse(claim, lane, like)
         tried: set[str] = set()
         failure: LlmError | None = None
         for number in range(1 + self._llm.max_retries):
@@ -219,7 +234,7 @@ class Assessor:
             call_id = await self._start_call(claim, lane, held)
             attempt = Attempt(claim, lane, held, call_id, number)
             try:
-                return await self._conclude(*await self._answer(attempt, messages, tried))
+                return await self._conclude(*await self._answer(attempt, messages, tried), scene)
             except LlmError as error:
                 held, failure = None, error
                 last = number == self._llm.max_retries
@@ -261,20 +276,32 @@ class Assessor:
             raise
         return started[0]
 
-    async def _messages(self, task: AssessmentTask) -> list[dict[str, Any]]:
+    async def _messages(self, task: AssessmentTask) -> tuple[list[dict[str, Any]], Scene | None]:
+        """The request, and what duplicates are known by where the camera reuses answers."""
         context = await self._contexts.of(task.camera_id)
         if task.group_image_base64:
-            return self._prompt.messages(task, f"data:image/jpeg;base64,{task.group_image_base64}", context)
+            return self._prompt.messages(task, f"data:image/jpeg;base64,{task.group_image_base64}", context), None
         if not task.group_image_url:
             raise ObjectNotFoundError("(the task names no picture)")
         if self._llm.images == "url":
-            return self._prompt.messages(task, task.group_image_url, context)
+            return self._prompt.messages(task, task.group_image_url, context), None
         key = self._store.key(task.group_image_url)
+        reuses = self._reuses if context.reuse_duplicates is None else context.reuse_duplicates
 
-        def render() -> list[dict[str, Any]]:
-            return self._prompt.messages(task, self._store.get(key), context)
+        def render() -> tuple[list[dict[str, Any]], Scene | None]:
+            picture = self._store.get(key)
+            return self._prompt.messages(task, picture, context), scene_of(task, picture) if reuses else None
 
         return await asyncio.to_thread(render)
+
+    async def _reuse(self, claim: Claim, lane: Lane, like: AssessmentRecord) -> Outcome:
+        """Answer with what was answered to a near-identical group moments ago; its object ids are of another frame."""
+        record = reused_record(like, claim.task, lane, self._node)
+        await self._ledger(assessments.complete, claim, record, None)
+        self.publisher.final(record)
+        ANSWERS_REUSED.inc()
+        TASKS_ASSESSED.labels(lane.value, record.risk_level).inc()
+        return Outcome.ASSESSED
 
     async def _answer(
         self, attempt: Attempt, messages: list[dict[str, Any]], tried: set[str]
@@ -374,7 +401,7 @@ class Assessor:
         await endpoint.pool.report(reservation, cost=cost_of(endpoint.llm, reply), limits=reply.limits)
         return reply, started
 
-    async def _conclude(self, attempt: Attempt, reply: Reply, started: datetime) -> Outcome:
+    async def _conclude(self, attempt: Attempt, reply: Reply, started: datetime, scene: Scene | None) -> Outcome:
         claim, llm = attempt.claim, attempt.held.endpoint.llm
         try:
             answer = parse_answer(reply.text, {item.object_id for item in claim.task.detected_objects})
@@ -399,6 +426,8 @@ class Assessor:
         )
         await self._ledger(assessments.complete, claim, record, call_outcome(llm, "ok", reply, started))
         self.publisher.final(record)
+        if scene is not None:
+            self._recent.add(scene, record)
         TASKS_ASSESSED.labels(attempt.lane.value, answer.risk_level.value).inc()
         return Outcome.ASSESSED
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import structlog
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from sqlalchemy import Engine
@@ -24,6 +26,8 @@ from dangerous_driving.assessment.key_pool import (
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, BUDGET_USED, KEY_WAIT, LLM_CALLS
 from dangerous_driving.settings import KeysSettings
+
+log = structlog.get_logger(__name__)
 
 FILE_SETTING, SECRETS_SETTING = "keys.file", "keys.secrets"
 FORM = "its form is that of infra/config/api_keys.example.yaml"
@@ -43,6 +47,11 @@ class Key:
     def key_hash(self) -> str:
         """``key_hash_`` and twelve hexadecimal digits."""
         return key_pool.key_hash(self.secret.get_secret_value())
+
+    @property
+    def as_pool_key(self) -> key_pool.Key:
+        """What the pool needs to know of it."""
+        return key_pool.Key(self.key_hash, self.qps_limit, self.rpm_limit, self.label)
 
 
 class _Entry(BaseModel):
@@ -141,9 +150,104 @@ def open_pool(settings: KeysSettings, engine: Engine | None) -> KeyPool:
     if not keys:
         raise ConfigError(FILE_SETTING, "no API key is configured", "set keys.file, or DD_KEYS__SECRETS='[\"sk-…\"]'")
     policy = policy_of(settings)
-    accounts = [key_pool.Key(key.key_hash, key.qps_limit, key.rpm_limit, key.label) for key in keys]
+    accounts = [key.as_pool_key for key in keys]
     storage: Storage = MemoryStorage(accounts, policy) if engine is None else PostgresStorage(engine, accounts, policy)
     return KeyPool({key.key_hash: key.secret for key in keys}, storage, policy=policy, observer=_Metrics())
+
+
+async def follow_file(settings: KeysSettings, pool: KeyPool) -> None:
+    """Take up, for ever, what changes in the key file: keys that come and go, limits and labels. A bad file changes nothing."""
+    file = settings.file
+    if file is None:
+        return
+    before = _stamp(file)
+    while True:
+        await asyncio.sleep(settings.refresh)
+        now = _stamp(file)
+        if now == before:
+            continue
+        before = now
+        try:
+            keys = load_keys(settings)
+        except ConfigError as error:
+            log.warning("key_file_not_taken_up", reason=str(error))
+            continue
+        pool.apply([key.as_pool_key for key in keys], {key.key_hash: key.secret for key in keys})
+        log.info("keys_taken_up", keys=len(keys))
+
+
+def add_to_file(
+    file: Path,
+    secret: str,
+    *,
+    label: str,
+    qps_limit: int | None,
+    rpm_limit: int | None,
+    settings: KeysSettings,
+) -> str:
+    """Add a key to the file, which is made when it is missing; returns the key's hash.
+
+    Raises:
+        ConfigError: the key is unusable or there already, or the file is malformed.
+    """
+    secret = secret.strip()
+    if problem := _problem(secret):
+        raise ConfigError("key", f"it {problem}", "give the key as the provider shows it")
+    name = key_pool.key_hash(secret)
+    if name in configured_hashes(settings.model_copy(update={"file": file if file.exists() else None})):
+        raise ConfigError("key", f"{name} is there already", "see: dangerous-driving keys list")
+    entry = {"secret": secret, "label": label, "qps_limit": qps_limit, "rpm_limit": rpm_limit}
+    given: dict[str, object] = {field: value for field, value in entry.items() if value not in {None, ""}}
+    entries = _entries(file) if file.exists() else []
+    _write(file, [*entries, given])
+    return name
+
+
+def remove_from_file(file: Path, key_hash: str) -> None:
+    """Take a key out of the file.
+
+    Raises:
+        ConfigError: it is not there, or is the last one: a file without keys is refused.
+    """
+    entries = _entries(file)
+    kept = [entry for entry in entries if key_pool.key_hash(str(entry["secret"]).strip()) != key_hash]
+    if len(kept) == len(entries):
+        raise ConfigError(
+            FILE_SETTING, f"{key_hash} is not in {file}", "it comes from DD_KEYS__SECRETS: take it out there"
+        )
+    if not kept:
+        raise ConfigError(FILE_SETTING, f"{key_hash} is the last key in {file}", "disable it, or add another first")
+    _write(file, kept)
+
+
+def _entries(file: Path) -> list[dict[str, object]]:
+    _File.read(file)  # says what is wrong with it
+    entries: list[dict[str, object]] = yaml.safe_load(file.read_text(encoding="utf-8"))["keys"]
+    return entries
+
+
+def _write(file: Path, entries: list[dict[str, object]]) -> None:
+    """Whole or not at all, readable by its owner alone."""
+    text = "# Written by dangerous-driving keys; its form is that of infra/config/api_keys.example.yaml\n"
+    text += yaml.safe_dump({"keys": entries}, sort_keys=False, allow_unicode=True)
+    beside = file.with_name(f".{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch(mode=0o600)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
+    except OSError as error:
+        raise ConfigError(
+            FILE_SETTING, f"{file} cannot be written ({error.strerror})", "name a writable file"
+        ) from error
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None  # it is just being replaced, or gone: reading it will tell
+    return found.st_mtime_ns, found.st_size
 
 
 class _Metrics:

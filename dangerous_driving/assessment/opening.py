@@ -13,7 +13,7 @@ from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.endpoints import Breaker, Endpoint
 from dangerous_driving.assessment.key_pool import KeyPool
-from dangerous_driving.assessment.keys import open_pool
+from dangerous_driving.assessment.keys import follow_file, open_pool
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
@@ -52,6 +52,7 @@ async def open_assessor(
     own = open_engine(settings.database.model_copy(update={"pool_size": 1}), application=f"heartbeat {service}")
     publisher = ResultPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
     endpoints = open_endpoints(settings, pool, engine)
+    following = asyncio.create_task(follow_file(settings.keys, pool), name="key-file")
     try:
         async with living(own, worker, settings.assessment) as beating:
             yield Assessor(
@@ -59,6 +60,7 @@ async def open_assessor(
                 endpoints=endpoints,
                 prompt=prompt,
                 contexts=contexts,
+                settings=settings.assessment,
                 engine=engine,
                 store=store,
                 publisher=publisher,
@@ -67,6 +69,7 @@ async def open_assessor(
                 beating=beating,
             )
     finally:
+        following.cancel()
         await asyncio.to_thread(publisher.close)
         await close_endpoints(endpoints, pool)
         own.dispose()

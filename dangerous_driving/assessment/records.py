@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from dangerous_driving.assessment.answer import ParsedAnswer
@@ -57,6 +57,29 @@ def assessment_record(
         reused_from=provenance.reused_from,
         raw_answer=reply.text,
         node=provenance.node,
+        assessed_at=datetime.now(UTC),
+    )
+
+
+def reused_record(like: AssessmentRecord, task: AssessmentTask, lane: Lane, node: str) -> AssessmentRecord:
+    """The row of an answer that was given to a near-identical group; its object ids are of another frame."""
+    return replace(
+        like,
+        captured_at=task.timestamp,
+        task_id=task.task_id,
+        message_id=task.request_id,
+        group_index=task.group_index,
+        group_bbox=list(task.group_metadata.bbox),
+        trigger_object_ids=[],
+        lane=lane.value,
+        retry_count=0,
+        first_token_latency=None,
+        latency=0.0,
+        input_tokens=0,
+        output_tokens=0,
+        cost=0.0,
+        reused_from=like.task_id,
+        node=node,
         assessed_at=datetime.now(UTC),
     )
 

@@ -15,6 +15,7 @@ import structlog
 
 from dangerous_driving.assessment.admission import ClaimQueue, admit
 from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.assessment.switch import LaneSwitch
 from dangerous_driving.contracts import AssessmentTask, Lane
 from dangerous_driving.errors import BrokerError, LedgerError, NoKeyError
 from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, held_by, release
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 TOO_LATE = "deferred: too late for an alert"
 NO_ROOM = "deferred: the realtime queue was full"
+SWITCHED = "deferred: its camera is switched to another lane"
 
 
 class Scheduler:
@@ -41,13 +43,20 @@ class Scheduler:
     SHUTDOWN_SECONDS = 10.0  # calls under way may take this long after the stop
 
     def __init__(
-        self, assessor: Assessor, consumer: Receiver, settings: AssessmentSettings, *, window_length: int
+        self,
+        assessor: Assessor,
+        consumer: Receiver,
+        settings: AssessmentSettings,
+        *,
+        window_length: int,
+        switch: LaneSwitch | None = None,
     ) -> None:
         self._assessor = assessor
         self._engine = assessor.engine
         self._consumer = consumer
         self._settings = settings
         self._window_length = window_length
+        self._switch = switch
         self._partitions = Partitions()
         self._queue = ClaimQueue()
         self._wake = asyncio.Event()
@@ -79,6 +88,10 @@ class Scheduler:
                 raise outcome
         self._assessor.require_alive()
 
+    def _elsewhere(self, camera_id: str) -> bool:
+        """Whether the camera's groups are not for this lane."""
+        return self._switch is not None and self._switch.lane_of(camera_id) is not Lane.REALTIME
+
     # the topic: a thread of its own, since the client blocks
 
     def _poll(self, stop: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
@@ -105,6 +118,8 @@ class Scheduler:
                 stop.wait(self.RETRY_SECONDS)
 
     def _claim(self, tasks: Sequence[AssessmentTask], stop: threading.Event) -> list[Claim] | None:
+        switched = [task for task in tasks if self._elsewhere(task.camera_id)]
+        tasks = [task for task in tasks if not self._elsewhere(task.camera_id)]
         while True:
             admission = admit(
                 tasks,
@@ -113,25 +128,10 @@ class Scheduler:
                 room=self._settings.queue_size - len(self._queue),
             )
             try:
-                claims = claim_tasks(
-                    self._engine,
-                    self._partitions,
-                    self._assessor.worker,
-                    admission.admitted,
-                    admission.too_late,
-                    deferred_reason=TOO_LATE,
-                    window_length=self._window_length,
-                )
-                if admission.no_room:
-                    claim_tasks(
-                        self._engine,
-                        self._partitions,
-                        self._assessor.worker,
-                        (),
-                        admission.no_room,
-                        deferred_reason=NO_ROOM,
-                        window_length=self._window_length,
-                    )
+                claims = self._claimed(admission.admitted, admission.too_late, TOO_LATE)
+                for left, reason in ((admission.no_room, NO_ROOM), (switched, SWITCHED)):
+                    if left:
+                        self._claimed((), left, reason)
             except LedgerError as error:
                 if not error.retriable:
                     raise
@@ -142,7 +142,21 @@ class Scheduler:
             else:
                 TASKS_DEFERRED.labels("too_late").inc(len(admission.too_late))
                 TASKS_DEFERRED.labels("no_room").inc(len(admission.no_room))
+                TASKS_DEFERRED.labels("switched").inc(len(switched))
                 return claims
+
+    def _claimed(
+        self, admitted: Sequence[AssessmentTask], deferred: Sequence[AssessmentTask], reason: str
+    ) -> list[Claim]:
+        return claim_tasks(
+            self._engine,
+            self._partitions,
+            self._assessor.worker,
+            admitted,
+            deferred,
+            deferred_reason=reason,
+            window_length=self._window_length,
+        )
 
     def _enqueue(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
@@ -195,6 +209,12 @@ class Scheduler:
             TASKS_DEFERRED.labels("too_late").inc(len(late))
             await self._release(late, Lane.WINDOW, TOO_LATE)
 
+    async def _defer_switched(self) -> None:
+        switched = self._queue.take_of(self._elsewhere)
+        if switched:
+            TASKS_DEFERRED.labels("switched").inc(len(switched))
+            await self._release(switched, Lane.WINDOW, SWITCHED)
+
     async def _pick_up(self) -> None:
         # what a sweep handed back to this lane, what never came over the topic, and answers not yet on it
         while True:
@@ -210,6 +230,7 @@ class Scheduler:
                         limit=min(room, self._settings.batch_size),
                     )
                     self._enqueue(claims)
+                await self._defer_switched()
                 await self._recover_forgotten()
                 await self._defer_late()
                 await asyncio.to_thread(self._assessor.publisher.republish)

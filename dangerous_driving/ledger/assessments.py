@@ -134,8 +134,14 @@ def _finish_call(connection: Connection, captured_at: datetime, call_id: str, ou
     )
 
 
-def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome) -> None:
+def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome | None) -> None:
     """Keep an answer under the claim's fencing token and complete its call, in one transaction.
+
+    Args:
+        engine: of the ledger.
+        claim: on the task.
+        record: the answer.
+        outcome: of the call that brought it; None: it was reused from another task, without a call.
 
     Raises:
         StaleClaimError: another worker holds the task: the answer is not kept, the call's row is.
@@ -145,18 +151,8 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
         _complete_backfill(engine, claim, values | {"run": claim.run, "is_current": False}, outcome)
         return
     with transaction(engine) as connection:
-        _finish_call(connection, record.captured_at, record.call_id, outcome)
-        # an answer of a backfill that was made the current one gives way: this one was asked for
-        connection.execute(
-            update(RiskAssessment)
-            .where(
-                RiskAssessment.captured_at == record.captured_at,
-                RiskAssessment.task_id == record.task_id,
-                RiskAssessment.run != record.run,
-                RiskAssessment.is_current,
-            )
-            .values(is_current=False)
-        )
+        if outcome is not None:
+            _finish_call(connection, record.captured_at, record.call_id, outcome)
         held = connection.scalar(
             update(AssessmentTask)
             .where(*_held(claim))
@@ -173,6 +169,17 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
             .returning(AssessmentTask.task_id)
         )
         if held is not None:
+            # an answer of a backfill that was made the current one gives way: this one was asked for
+            connection.execute(
+                update(RiskAssessment)
+                .where(
+                    RiskAssessment.captured_at == record.captured_at,
+                    RiskAssessment.task_id == record.task_id,
+                    RiskAssessment.run != record.run,
+                    RiskAssessment.is_current,
+                )
+                .values(is_current=False)
+            )
             statement = insert(RiskAssessment).values(values)
             connection.execute(
                 statement.on_conflict_do_update(
@@ -207,9 +214,10 @@ def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | No
     return held is not None
 
 
-def _complete_backfill(engine: Engine, claim: Claim, values: dict[str, Any], outcome: CallOutcome) -> None:
+def _complete_backfill(engine: Engine, claim: Claim, values: dict[str, Any], outcome: CallOutcome | None) -> None:
     with transaction(engine) as connection:
-        _finish_call(connection, claim.task.timestamp, values["call_id"], outcome)
+        if outcome is not None:
+            _finish_call(connection, claim.task.timestamp, values["call_id"], outcome)
         held = connection.execute(
             update(BackfillTask)
             .where(*_held_backfill(claim))

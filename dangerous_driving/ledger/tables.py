@@ -341,7 +341,7 @@ class Switch(Base):
     __tablename__ = "switch"
 
     camera_id: Mapped[str] = mapped_column(primary_key=True)
-    lane: Mapped[str]
+    lane: Mapped[str | None]  # NULL: taken back
     changed_at: Mapped[datetime] = _now()
 
     __table_args__ = (CheckConstraint("lane IN ('realtime', 'window', 'inline')", name="lane"),)

@@ -156,6 +156,9 @@ class AssessmentSettings(Section):
     switch_refresh: float = Field(
         default=2.0, gt=0, le=5, description="s between looks at the switch of lanes (dangerous-driving switch)"
     )
+    switch_file: Path = Field(
+        default=Path("data/switch.json"), description="the switch of lanes on this node, for when the ledger is away"
+    )
     inline_folder: Path = Field(
         default=Path("data/inline"), description="where the inline lane keeps answers until broker and ledger are back"
     )

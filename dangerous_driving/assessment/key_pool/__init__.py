@@ -16,7 +16,7 @@ from dangerous_driving.assessment.key_pool.health import (
 from dangerous_driving.assessment.key_pool.memory import MemoryStorage
 from dangerous_driving.assessment.key_pool.pool import KeyPool, Observer, Reservation
 from dangerous_driving.assessment.key_pool.postgres import PostgresStorage
-from dangerous_driving.assessment.key_pool.shared import key_usage
+from dangerous_driving.assessment.key_pool.shared import key_usage, set_key_enabled
 from dangerous_driving.assessment.key_pool.storage import Storage
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "Storage",
     "key_hash",
     "key_usage",
+    "set_key_enabled",
 ]

@@ -418,6 +418,15 @@ def key_usage(engine: Engine, policy: Policy) -> tuple[KeyUsage, ...]:
     return tuple(usage(accounts[key_hash], now=now_us / _MICROSECOND, policy=policy) for key_hash in hashes)
 
 
+def set_key_enabled(engine: Engine, key: Key, *, enabled: bool, reason: str) -> None:
+    """A person disables a key, or enables it with a clean slate; all processes learn of it at once.
+
+    Raises:
+        LedgerError: the database is away.
+    """
+    SharedWindows(engine, [key], Policy()).set_enabled(key.key_hash, enabled, reason)
+
+
 @contextmanager
 def _transaction(engine: Engine) -> Iterator[Connection]:
     try:

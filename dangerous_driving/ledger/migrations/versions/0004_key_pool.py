@@ -36,7 +36,7 @@ STATEMENTS = (
     """
     CREATE TABLE switch (
         camera_id TEXT NOT NULL,
-        lane TEXT NOT NULL,
+        lane TEXT,
         changed_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         CONSTRAINT pk_switch PRIMARY KEY (camera_id),
         CONSTRAINT ck_switch_lane CHECK (lane IN ('realtime', 'window', 'inline'))
