@@ -29,7 +29,7 @@ from dangerous_driving.realtime.hardening import Hardening
 from dangerous_driving.realtime.history_rest import HistoryRest
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.realtime.pictures import Pictures
-from dangerous_driving.realtime.quiet_rest import quiet_router
+from dangerous_driving.realtime.quiet_rest import QuietRest
 from dangerous_driving.realtime.rates import Rates
 from dangerous_driving.realtime.rest import Rest
 from dangerous_driving.realtime.socket import SocketEndpoint
@@ -78,7 +78,7 @@ def create_app(
 
     app.include_router(Rest(settings, engine, hub, acts, Pictures(engine, store, hub), lag).router(guard))
     app.include_router(HistoryRest(engine).router(guard))
-    app.include_router(quiet_router(settings, engine, acts, guard))
+    app.include_router(QuietRest(settings, engine, acts).router(guard))
     socket = SocketEndpoint(settings.realtime, hub, engine, acts, access, greeting)
 
     @app.websocket("/ws")

@@ -62,27 +62,89 @@ class QuietHoursBody(Message):
     quiet_hours: tuple[QuietPeriod, ...] = Field(max_length=MOST_HOURS)
 
 
-def quiet_router(
-    settings: Settings,
-    engine: Engine,
-    acts: Acts,
-    guard: Callable[..., Any],
-    *,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> APIRouter:
+class QuietRest:
     """The routes below ``/api/quiet``.
 
     Args:
         settings: quiet hours of the settings hold too.
         engine: of the ledger.
         acts: writes down who is quiet by whom.
-        guard: refuses whoever may not look, or not change anything.
         clock: the time.
     """
-    api = APIRouter(prefix="/api/quiet", dependencies=[Depends(guard)])
 
-    def shown(kept: KeptQuiet, everything: dict[str, KeptQuiet]) -> CameraQuietStatus:
-        alerts, now = settings.alerts, clock()
+    def __init__(
+        self, settings: Settings, engine: Engine, acts: Acts, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._alerts, self._engine, self._acts, self._clock = settings.alerts, engine, acts, clock
+
+    def router(self, guard: Callable[..., Any]) -> APIRouter:
+        """The routes; ``guard`` refuses whoever may not look, or not change anything."""
+        api = APIRouter(prefix="/api/quiet", dependencies=[Depends(guard)])
+        api.get("")(self.all_quiet)
+        api.get("/{camera_id}")(self.camera_quiet)
+        api.put("/{camera_id}/snooze")(self.snooze)
+        api.post("/{camera_id}/snooze/end")(self.end_snooze)
+        api.put("/{camera_id}/hours")(self.quiet_hours)
+        return api
+
+    def all_quiet(self) -> list[CameraQuietStatus]:
+        """What people have set, by camera."""
+        everything = quiet.read_quiet(self._engine)
+        return [self._shown(everything[camera_id], everything) for camera_id in sorted(everything)]
+
+    def camera_quiet(self, camera_id: CameraParameter) -> CameraQuietStatus:
+        """Whether a camera is quiet, and why."""
+        everything = quiet.read_quiet(self._engine)
+        return self._shown(everything.get(camera_id, KeptQuiet(camera_id)), everything)
+
+    async def snooze(self, camera_id: CameraParameter, body: SnoozeBody, request: Request) -> CameraQuietStatus:
+        """Hold the camera's notifications for a while; what they tell comes at the end."""
+        now, actor = self._clock(), actor_of(request, body.by)
+        until = now + timedelta(seconds=body.seconds)
+        return await self._change(
+            actor,
+            "snooze",
+            camera_id,
+            {"until": until.isoformat(), "note": body.note},
+            lambda: quiet.snooze(self._engine, self._alerts, camera_id, until, by=actor.name, note=body.note, now=now),
+        )
+
+    async def end_snooze(self, camera_id: CameraParameter, request: Request) -> CameraQuietStatus:
+        """End the snooze: what waits for it is told now."""
+        return await self._change(
+            actor_of(request),
+            "snooze_end",
+            camera_id,
+            {},
+            lambda: quiet.snooze(self._engine, self._alerts, camera_id, None, by="", now=self._clock()),
+        )
+
+    async def quiet_hours(
+        self, camera_id: CameraParameter, body: QuietHoursBody, request: Request
+    ) -> CameraQuietStatus:
+        """Set the camera's own quiet hours, beside those of the settings."""
+        hours = [QuietHours.model_validate(item.model_dump()) for item in body.quiet_hours]
+        if len({(item.begin, item.end, item.days) for item in hours}) != len(hours):
+            raise HTTPException(422, "quietHours: the same period twice")
+        return await self._change(
+            actor_of(request),
+            "quiet_hours",
+            camera_id,
+            body.model_dump(mode="json", by_alias=True),
+            lambda: quiet.set_quiet_hours(self._engine, self._alerts, camera_id, hours, now=self._clock()),
+        )
+
+    async def _change(
+        self, actor: Actor, act: str, camera_id: str, detail: dict[str, Any], work: Callable[[], None]
+    ) -> CameraQuietStatus:
+        async def changed() -> CameraQuietStatus:
+            await asyncio.to_thread(work)
+            return await asyncio.to_thread(self.camera_quiet, camera_id)
+
+        return await self._acts.carry_out(actor, act, camera_id, detail, changed)
+
+    def _shown(self, kept: KeptQuiet, everything: dict[str, KeptQuiet]) -> CameraQuietStatus:
+        alerts, now = self._alerts, self._clock()
         hours = [item for item in alerts.quiet_hours if kept.camera_id != ALL_CAMERAS or not item.cameras]
         active = rules_for(kept.camera_id, hours, alerts.time_zone, everything).at(now)
         return CameraQuietStatus(
@@ -94,67 +156,3 @@ def quiet_router(
             quiet_until=active.until if active else None,
             time_zone=alerts.time_zone,
         )
-
-    def of(camera_id: str) -> CameraQuietStatus:
-        everything = quiet.read_quiet(engine)
-        return shown(everything.get(camera_id, KeptQuiet(camera_id)), everything)
-
-    @api.get("")
-    def all_quiet() -> list[CameraQuietStatus]:
-        """What people have set, by camera."""
-        everything = quiet.read_quiet(engine)
-        return [shown(everything[camera_id], everything) for camera_id in sorted(everything)]
-
-    @api.get("/{camera_id}")
-    def camera_quiet(camera_id: CameraParameter) -> CameraQuietStatus:
-        """Whether a camera is quiet, and why."""
-        return of(camera_id)
-
-    async def change(
-        actor: Actor, act: str, camera_id: str, detail: dict[str, Any], work: Callable[[], None]
-    ) -> CameraQuietStatus:
-        async def changed() -> CameraQuietStatus:
-            await asyncio.to_thread(work)
-            return await asyncio.to_thread(of, camera_id)
-
-        return await acts.carry_out(actor, act, camera_id, detail, changed)
-
-    @api.put("/{camera_id}/snooze")
-    async def snooze(camera_id: CameraParameter, body: SnoozeBody, request: Request) -> CameraQuietStatus:
-        """Hold the camera's notifications for a while; what they tell comes at the end."""
-        now, actor = clock(), actor_of(request, body.by)
-        until = now + timedelta(seconds=body.seconds)
-        return await change(
-            actor,
-            "snooze",
-            camera_id,
-            {"until": until.isoformat(), "note": body.note},
-            lambda: quiet.snooze(engine, settings.alerts, camera_id, until, by=actor.name, note=body.note, now=now),
-        )
-
-    @api.post("/{camera_id}/snooze/end")
-    async def end_snooze(camera_id: CameraParameter, request: Request) -> CameraQuietStatus:
-        """End the snooze: what waits for it is told now."""
-        return await change(
-            actor_of(request),
-            "snooze_end",
-            camera_id,
-            {},
-            lambda: quiet.snooze(engine, settings.alerts, camera_id, None, by="", now=clock()),
-        )
-
-    @api.put("/{camera_id}/hours")
-    async def quiet_hours(camera_id: CameraParameter, body: QuietHoursBody, request: Request) -> CameraQuietStatus:
-        """Set the camera's own quiet hours, beside those of the settings."""
-        hours = [QuietHours.model_validate(item.model_dump()) for item in body.quiet_hours]
-        if len({(item.begin, item.end, item.days) for item in hours}) != len(hours):
-            raise HTTPException(422, "quietHours: the same period twice")
-        return await change(
-            actor_of(request),
-            "quiet_hours",
-            camera_id,
-            body.model_dump(mode="json", by_alias=True),
-            lambda: quiet.set_quiet_hours(engine, settings.alerts, camera_id, hours, now=clock()),
-        )
-
-    return api
