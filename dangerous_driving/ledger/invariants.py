@@ -146,6 +146,14 @@ RULES: dict[str, str] = {
                 SELECT 1 FROM risk_assessment r
                 WHERE r.captured_at = t.captured_at AND r.task_id = t.task_id AND r.run = 'live')))
     """,
+    "every notification belongs to an alert, and a merged one to its digest": """
+        SELECT n.notification_id, CASE WHEN n.state = 'merged' THEN 'its digest is not there' ELSE 'its alert is not there' END
+        FROM notification n
+        WHERE n.created_at >= :since AND (
+            (n.alert_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM alert a WHERE a.alert_id = n.alert_id))
+            OR (n.state = 'merged' AND NOT EXISTS (
+                SELECT 1 FROM notification d WHERE d.notification_id = n.digest_id)))
+    """,
 }
 
 COUNTS: dict[str, str] = {
@@ -154,6 +162,7 @@ COUNTS: dict[str, str] = {
     "assessments": "SELECT risk_level, count(*) FROM risk_assessment WHERE captured_at >= :since AND is_current GROUP BY 1 ORDER BY 1",
     "calls": "SELECT status, count(*) FROM llm_call WHERE captured_at >= :since GROUP BY 1 ORDER BY 1",
     "alerts": "SELECT state, count(*) FROM alert WHERE opened_at >= :since GROUP BY 1 ORDER BY 1",
+    "notifications": "SELECT state, count(*) FROM notification WHERE created_at >= :since GROUP BY 1 ORDER BY 1",
     "windows": (
         "SELECT CASE WHEN assessed_version >= version THEN 'complete' ELSE 'not complete' END, count(*) "
         "FROM camera_window WHERE window_start >= :since AND length = :length GROUP BY 1 ORDER BY 1"

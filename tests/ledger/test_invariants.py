@@ -115,6 +115,28 @@ def test_a_sound_ledger_has_no_violation(filled: Engine, store: FolderStore) -> 
     assert found.counts["calls"] == {"ok": 3, "timeout": 1, "unparsable": 1}
 
 
+def test_a_notification_without_its_digest_or_alert_is_named(filled: Engine, store: FolderStore) -> None:
+    from dangerous_driving.ledger.database import transaction
+
+    with transaction(filled) as connection:
+        for number, (state, digest, alert) in enumerate(
+            (("sent", None, "nobody"), ("merged", "gone", None), ("merged", "notice3", None), ("sent", None, None))
+        ):
+            connection.execute(
+                text(
+                    "INSERT INTO notification (notification_id, receiver, kind, alert_id, level, state, digest_id,"
+                    " created_at, due_at) VALUES (:id, 'desk', 'ring', :alert, 'high', :state, :digest, :at, :at)"
+                ),
+                {"id": f"notice{number}", "alert": alert, "state": state, "digest": digest, "at": NOW},
+            )
+    found = verify(filled, store)
+    assert found.counts["notifications"] == {"merged": 2, "sent": 2}
+    assert [(item.subject, item.problem) for item in found.violations] == [
+        ("notice0", "its alert is not there"),
+        ("notice1", "its digest is not there"),
+    ]
+
+
 ROWS = {
     "camera": "sim-1",
     "frame": None,
