@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -30,14 +27,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN, RiskLevel
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings_section import Section
+from dangerous_driving.settings_windows import OperationsSettings, WindowsSettings
+
+__all__ = ["OperationsSettings", "Section", "WindowsSettings"]
 
 ENV_PREFIX = "DD_"
-
-
-class Section(BaseModel):
-    """Base of the sections: unknown names are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _a_camera_id(value: str) -> str:
@@ -322,29 +317,6 @@ class AssessmentSettings(Section):
     max_attempts: int = Field(default=3, gt=0, description="of the window lane on a failed task")
 
 
-class WindowsSettings(Section):
-    """Camera x time windows, the partitions of the window lane."""
-
-    length: int = Field(default=3600, gt=0, description="s; divides an hour, or is a multiple that divides a day")
-    lateness: float = Field(default=60.0, ge=0, description="s after its end until a window counts as closed")
-    start: datetime | None = Field(default=None, description="first window; default: 90 days before today")
-    retention_days: int = Field(default=90, gt=0)
-    runs_per_tick: int = Field(default=20, gt=0, description="windows that one sensor tick starts at most")
-    sensor_interval: int = Field(default=30, gt=0, description="s between ticks at least")
-    retry_delay: float = Field(
-        default=30.0, ge=0, description="s until a failed window runs again; four times longer after each failure"
-    )
-    marts_cron: str = Field(default="5 * * * *", description="when the dbt models are built")
-    dbt_project: Path | None = Field(default=None, description="default: dbt_project beside the package")
-
-    @field_validator("length")
-    @classmethod
-    def _divides(cls, length: int) -> int:
-        if length % 60 or not (3600 % length == 0 or (length % 3600 == 0 and 86400 % length == 0)):
-            raise ValueError("whole minutes that divide an hour, or whole hours that divide a day")
-        return length
-
-
 class AlertsSettings(Section):
     """The alert lifecycle (DESIGN section 8)."""
 
@@ -411,6 +383,7 @@ class Settings(BaseSettings):
     keys: KeysSettings = KeysSettings()
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
+    operations: OperationsSettings = OperationsSettings()
     alerts: AlertsSettings = AlertsSettings()
     realtime: RealtimeSettings = RealtimeSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
