@@ -14,7 +14,8 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean
+# make proof-backfill  a real Dagster: the sensor's runs, a backfill through GraphQL, pictures of its pages (minutes)
+.PHONY: help demo test test-ultralytics proof-backfill check lock weights opencv-libraries s3-server system-packages clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -60,6 +61,12 @@ test: $(VENV)/.dev opencv-libraries system-packages s3-server
 # The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
 test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries
 	$(ULTRALYTICS)/bin/python -m pytest -W default tests/ultralytics tests/detection/test_cpu.py
+
+# What it prints is kept, with commit and machine.
+proof-backfill: $(VENV)/.dev system-packages
+	mkdir -p docs/proof
+	set -o pipefail; { echo "commit $$(git rev-parse --short HEAD), $$(nproc) cores, $$(date -u +%F)"; \
+		$(BIN)/python -m pytest tests/defs/proof_backfill.py -s -q -p no:cacheprovider $(ARGS); } | tee docs/proof/backfill.txt
 
 # A real Chromium for the page tests, and GStreamer's RTSP server for those of the cameras.
 # Elsewhere than on Debian, or without root, tests say what is missing.
