@@ -21,7 +21,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers
+.PHONY: help demo kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -93,6 +93,12 @@ $(FLINK)/.ready: requirements-flink.txt
 	$(FLINK)/bin/python -m pip install --quiet --require-hashes --requirement requirements-flink.txt
 	$(FLINK)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# What it prints is kept, with commit and machine.
+proof-backfill: $(VENV)/.dev system-packages
+	mkdir -p docs/proof
+	set -o pipefail; { echo "commit $$(git rev-parse --short HEAD), $$(nproc) cores, $$(date -u +%F)"; \
+		$(BIN)/python -m pytest tests/defs/proof_backfill.py -s -q -p no:cacheprovider $(ARGS); } | tee docs/proof/backfill.txt
 
 # A real Chromium for the page tests, Java and Maven for Apache Kafka, GStreamer's RTSP server for the cameras' tests, an MQTT
 # broker and Redis for those of notifications. Elsewhere than on Debian, or without root, tests say what is missing.

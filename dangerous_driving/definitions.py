@@ -6,13 +6,17 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from dangerous_driving.defs.assets import LEDGER_ASSETS, risk_assessments_asset
-from dangerous_driving.defs.checks import nothing_forgotten_check
+from dangerous_driving.defs.assets import content_sensor, ledger_assets
+from dangerous_driving.defs.checks import window_checks
 from dangerous_driving.defs.dbt import dbt_resource, ledger_models
-from dangerous_driving.defs.jobs import marts_job, window_job
+from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor
+from dangerous_driving.defs.jobs import marts_job, operations_jobs, window_job
 from dangerous_driving.defs.partitions import window_partitions
+from dangerous_driving.defs.reports import alert_digest_asset, camera_inventory_asset
 from dangerous_driving.defs.resources import window_resources
-from dangerous_driving.defs.schedules import marts_schedule
+from dangerous_driving.defs.retention import retention_asset
+from dangerous_driving.defs.risk_assessments import risk_assessments_asset
+from dangerous_driving.defs.schedules import all_schedules
 from dangerous_driving.defs.sensors import closed_windows_sensor
 from dangerous_driving.settings import Settings, load
 
@@ -25,14 +29,28 @@ def definitions() -> dg.Definitions:
 
 def definitions_of(settings: Settings) -> dg.Definitions:
     """All assets, checks, jobs, sensors, schedules and resources for these settings."""
-    partitions = window_partitions(settings.windows, datetime.now(UTC))
+    now = datetime.now(UTC)
+    partitions = window_partitions(settings.windows, now)
     models = ledger_models(settings)
+    operations = operations_jobs()
     return dg.Definitions(
-        assets=[*LEDGER_ASSETS, risk_assessments_asset(settings, partitions), models],
-        asset_checks=[nothing_forgotten_check(partitions, length=settings.windows.length)],
-        jobs=[window_job(), marts_job(models)],
-        sensors=[closed_windows_sensor(settings.windows, partitions)],
-        schedules=[marts_schedule(settings.windows)],
+        assets=[
+            *ledger_assets(settings.operations),
+            risk_assessments_asset(settings, partitions),
+            models,
+            retention_asset(settings),
+            alert_digest_asset(settings, now),
+            camera_inventory_asset(),
+        ],
+        asset_checks=[window_checks(settings.windows, partitions)],
+        jobs=[window_job(), marts_job(models), *operations],
+        sensors=[
+            closed_windows_sensor(settings, partitions),
+            failed_runs_sensor(settings),
+            endpoint_sensor(settings),
+            content_sensor(settings.operations),
+        ],
+        schedules=all_schedules(settings, operations),
         resources={**window_resources(), "dbt": dbt_resource(settings)},
         # a run has one or two steps: a process for each would double its time
         executor=dg.in_process_executor,

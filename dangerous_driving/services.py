@@ -376,10 +376,10 @@ def simulated_llm(settings: Settings, *, host: str, port: int, seed: int, speed:
 
 
 def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> list[WindowReport]:
-    """Assess what is left in the windows, one after another; returns a report each."""
+    """Assess what is left in the windows, some at a time; returns a report each."""
     from dangerous_driving.assessment.keys import open_pool
     from dangerous_driving.assessment.opening import open_assessor
-    from dangerous_driving.assessment.window_run import assess_window
+    from dangerous_driving.assessment.window_run import assess_windows
     from dangerous_driving.ledger.windows import due_windows
 
     async def work(engine: Engine, producer: Producer, windows: list[Window]) -> list[WindowReport]:
@@ -393,10 +393,7 @@ def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> l
                 pool=pool,
                 producer=producer,
             ) as assessor:
-                return [
-                    await assess_window(assessor, window, run_id="command line", settings=settings.assessment)
-                    for window in windows
-                ]
+                return await assess_windows(assessor, windows, run_id="command line", settings=settings.assessment)
         finally:
             await pool.close()
 

@@ -1,18 +1,34 @@
-"""The window lane: every group of a window that has no answer gets one."""
+"""The window lane: every group of a window that has no answer gets one.
+
+A run takes several windows (a run's start costs seconds, a window's work often less). They share the worker's calls, so
+that the last groups of one window do not keep the keys idle, and each ends on its own: what goes wrong in one is said in
+its report, and the others go on.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Engine, func, select, text
 
 from dangerous_driving.assessment.assessor import Assessor, Outcome
 from dangerous_driving.assessment.windows import Window
-from dangerous_driving.contracts import DetectedObject, DetectionMetadata, DetectionResult, Lane, TrafficGroup
+from dangerous_driving.contracts import (
+    LIVE_RUN,
+    DetectedObject,
+    DetectionMetadata,
+    DetectionResult,
+    Lane,
+    TrafficGroup,
+)
+from dangerous_driving.errors import LedgerError, ObjectStoreError
 from dangerous_driving.ledger.claims import Claim, claim_window
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.frames import insert_tasks
@@ -29,8 +45,14 @@ from dangerous_driving.tasks.derivation import tasks_from_detection
 
 log = structlog.get_logger(__name__)
 
+ValueT = TypeVar("ValueT")
+
 #: s between looks at tasks that another worker holds.
 WAIT_SECONDS = 0.5
+#: Windows of one run at a time.
+WINDOWS_AT_A_TIME = 4
+#: s that a database may be away until a window is given up for this run, and between attempts.
+PATIENCE_SECONDS, RETRY_SECONDS = 30.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -44,16 +66,104 @@ class WindowReport:
     already: int  # before it
     failed: dict[str, int] = field(default_factory=dict)  # tasks by cause
     pending: int = 0
+    expired: int = 0
     levels: dict[str, int] = field(default_factory=dict)
+    lanes: dict[str, int] = field(default_factory=dict)  # answers by the lane that brought them
     calls: int = 0
     cost: float = 0.0
     latency_p50: float | None = None
     latency_p95: float | None = None
     complete: bool = False
+    run: str = LIVE_RUN  # or the backfill's name
+    error: str | None = None  # what kept the run from going on with this window
+
+    @property
+    def problem(self) -> str | None:
+        """Why the window is not complete, or None."""
+        if self.error:
+            return self.error
+        if self.complete:
+            return None
+        return f"{self.pending} of {self.groups} groups have no answer yet; they stay pending, and the next run takes them up"
+
+
+async def assess_windows(
+    assessor: Assessor,
+    windows: Sequence[Window],
+    *,
+    run_id: str,
+    settings: AssessmentSettings,
+    on_report: Callable[[WindowReport], None] = lambda report: None,
+) -> list[WindowReport]:
+    """Assess windows, some at a time, with at most ``max_in_flight`` calls in all; see :func:`assess_window`.
+
+    Args:
+        assessor: from :func:`~dangerous_driving.assessment.opening.open_assessor`.
+        windows: in the order in which they are begun.
+        run_id: noted on the windows.
+        settings: concurrency, attempts and time-outs.
+        on_report: told of each window as it ends.
+
+    Returns:
+        A report of each window, in their order. A window that the ledger would not let go on has an ``error``.
+    """
+    slots = asyncio.Semaphore(settings.max_in_flight)
+
+    async def assess(window: Window) -> WindowReport:
+        return await assess_window(assessor, window, run_id=run_id, settings=settings, slots=slots)
+
+    return await each(windows, assess, on_report)
+
+
+async def each(
+    windows: Sequence[Window],
+    assess: Callable[[Window], Awaitable[WindowReport]],
+    on_report: Callable[[WindowReport], None] = lambda report: None,
+) -> list[WindowReport]:
+    """Run `assess` on windows, some at a time; a ledger that stays away ends one window, not the run."""
+    gate = asyncio.Semaphore(WINDOWS_AT_A_TIME)
+
+    async def one(window: Window) -> WindowReport:
+        async with gate:
+            try:
+                report = await assess(window)
+            except (LedgerError, ObjectStoreError) as error:
+                log.warning(
+                    "window_not_completed", camera_id=window.camera_id, window=str(window.start), reason=str(error)
+                )
+                report = WindowReport(window, 0, 0, 0, 0, error=str(error))
+        on_report(report)
+        return report
+
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(one(window)) for window in windows]
+    return [task.result() for task in running]
+
+
+async def patiently(work: Callable[..., ValueT], *args: Any, **kwargs: Any) -> ValueT:
+    """Work on the ledger in a thread; an outage is waited for, for `PATIENCE_SECONDS`.
+
+    Raises:
+        LedgerError: it is still away then, or refuses.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except LedgerError as error:
+            if not error.retriable or time.monotonic() > until:
+                raise
+            log.warning("ledger_is_away", reason=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def assess_window(
-    assessor: Assessor, window: Window, *, run_id: str, settings: AssessmentSettings
+    assessor: Assessor,
+    window: Window,
+    *,
+    run_id: str,
+    settings: AssessmentSettings,
+    slots: asyncio.Semaphore | None = None,
 ) -> WindowReport:
     """Assess every group of the window that has no current answer, through the window lane of the key pool.
 
@@ -65,15 +175,20 @@ async def assess_window(
         window: which camera and time.
         run_id: noted on the window.
         settings: concurrency, attempts and time-outs.
+        slots: shared by windows of one run; None: ``max_in_flight`` of its own.
+
+    Raises:
+        LedgerError: the database stayed away.
     """
     engine = assessor.engine
-    version = await asyncio.to_thread(start_window, engine, window, run_id)
-    await asyncio.to_thread(make_missing_tasks, engine, window)
-    await asyncio.to_thread(reopen_unanswered, engine, window)
-    before = await asyncio.to_thread(window_coverage, engine, window)
+    slots = slots or asyncio.Semaphore(settings.max_in_flight)
+    version = await patiently(start_window, engine, window, run_id)
+    await patiently(make_missing_tasks, engine, window)
+    await patiently(reopen_unanswered, engine, window)
+    before = await patiently(window_coverage, engine, window)
     outcomes: Counter[Outcome] = Counter()
     while True:
-        claims = await asyncio.to_thread(
+        claims = await patiently(
             claim_window,
             engine,
             assessor.worker,
@@ -82,28 +197,30 @@ async def assess_window(
             limit=settings.batch_size,
         )
         if claims:
-            outcomes.update(await _assess_all(assessor, claims, settings.max_in_flight))
+            outcomes.update(await assess_claims(assessor, claims, Lane.WINDOW, slots))
             if outcomes[Outcome.HANDED_BACK]:
                 break  # no key: the tasks wait for the next run
         else:
-            coverage = await asyncio.to_thread(window_coverage, engine, window)
+            coverage = await patiently(window_coverage, engine, window)
             if not (coverage.claimed or coverage.pending):
                 break
             # another worker holds some, or a sweep has just handed some back
             await asyncio.sleep(WAIT_SECONDS)
         assessor.require_alive()
-    after = await asyncio.to_thread(window_coverage, engine, window)
+    after = await patiently(window_coverage, engine, window)
     if after.complete:
-        await asyncio.to_thread(complete_window, engine, window, version)
-    return await asyncio.to_thread(_report, engine, window, outcomes, before, after)
+        await patiently(complete_window, engine, window, version)
+    return await patiently(_report, engine, window, outcomes, before, after)
 
 
-async def _assess_all(assessor: Assessor, claims: list[Claim], max_in_flight: int) -> list[Outcome]:
-    slots = asyncio.Semaphore(max_in_flight)
+async def assess_claims(
+    assessor: Assessor, claims: Sequence[Claim], lane: Lane, slots: asyncio.Semaphore
+) -> list[Outcome]:
+    """Assess claimed tasks, as many at a time as there are slots."""
 
     async def assess(claim: Claim) -> Outcome:
         async with slots:
-            return await assessor.assess(claim, Lane.WINDOW)
+            return await assessor.assess(claim, lane)
 
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(assess(claim)) for claim in claims]
@@ -146,13 +263,33 @@ def make_missing_tasks(engine: Engine, window: Window) -> int:
 def _report(
     engine: Engine, window: Window, outcomes: Counter[Outcome], before: WindowCoverage, after: WindowCoverage
 ) -> WindowReport:
+    report = WindowReport(
+        window=window,
+        frames=after.frames,
+        groups=after.groups,
+        assessed=outcomes[Outcome.ASSESSED],
+        already=before.assessed,
+        failed=after.failed,
+        pending=after.pending + after.claimed,
+        expired=after.expired,
+        levels=after.levels,
+        complete=after.complete,
+    )
+    return with_costs(engine, report)
+
+
+def with_costs(engine: Engine, report: WindowReport) -> WindowReport:
+    """The report with calls, cost and latencies: of the current answers, or of the backfill's."""
+    window, live = report.window, report.run == LIVE_RUN
     in_window = (
         RiskAssessment.camera_id == window.camera_id,
         RiskAssessment.captured_at >= window.start,
         RiskAssessment.captured_at < window.end,
-        RiskAssessment.is_current,
+        RiskAssessment.is_current if live else RiskAssessment.run == report.run,
     )
     with transaction(engine) as connection:
+        lanes = select(RiskAssessment.lane, func.count()).where(*in_window).group_by(RiskAssessment.lane)
+        by_lane = dict(connection.execute(lanes).tuples().all())
         cost, p50, p95 = connection.execute(
             select(
                 func.coalesce(func.sum(RiskAssessment.cost), 0.0),
@@ -167,23 +304,10 @@ def _report(
                 LlmCall.camera_id == window.camera_id,
                 LlmCall.captured_at >= window.start,
                 LlmCall.captured_at < window.end,
+                LlmCall.run == report.run,
             )
         )
-    return WindowReport(
-        window=window,
-        frames=after.frames,
-        groups=after.groups,
-        assessed=outcomes[Outcome.ASSESSED],
-        already=before.assessed,
-        failed=after.failed,
-        pending=after.pending + after.claimed,
-        levels=after.levels,
-        calls=calls or 0,
-        cost=cost,
-        latency_p50=p50,
-        latency_p95=p95,
-        complete=after.complete,
-    )
+    return replace(report, lanes=by_lane, calls=calls or 0, cost=cost, latency_p50=p50, latency_p95=p95)
 
 
 def is_assessable(window: Window, *, now: datetime | None = None, lateness: float = 0.0) -> str | None:

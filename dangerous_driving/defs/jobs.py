@@ -1,4 +1,4 @@
-"""The jobs: one window's run, and the dbt models."""
+"""The jobs: runs on windows, the dbt models, housekeeping."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ LANE_TAG = "dangerous_driving/lane"
 
 WINDOW_JOB = "assess_window"
 MARTS_JOB = "build_marts"
+RETENTION_JOB = "apply_retention"
+DIGEST_JOB = "write_digest"
+INVENTORY_JOB = "list_cameras"
 
 
 def window_job() -> UnresolvedAssetJobDefinition:
-    """One camera's window, with its checks. Retried by the sensor, which knows the window's content, not by the instance."""
+    """Windows with their checks. Retried by the sensor, which knows the window's content, not by the instance.
+
+    Backfills from the page run in Dagster's own asset job; their tag ``dagster/backfill`` limits them.
+    """
     return dg.define_asset_job(
         WINDOW_JOB,
         selection=dg.AssetSelection.assets(RISK_ASSESSMENTS),
         tags={LANE_TAG: "window"},
-        description="Assess every group of a camera's window and check that none was forgotten.",
+        description="Assess every group of closed windows and check that none was forgotten.",
     )
 
 
@@ -33,3 +39,20 @@ def marts_job(models: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
         tags={LANE_TAG: "marts", "dagster/priority": "10", "dagster/max_retries": "2"},
         description="Build and test all dbt models.",
     )
+
+
+def operations_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """Housekeeping, one asset each; tried again when the database or the store was away for a moment."""
+    return [
+        dg.define_asset_job(
+            name,
+            selection=dg.AssetSelection.assets(asset),
+            tags={LANE_TAG: "operations", "dagster/max_retries": "2"},
+            description=description,
+        )
+        for name, asset, description in (
+            (RETENTION_JOB, "retention", "Drop what is older than `windows.retention_days`."),
+            (DIGEST_JOB, "alert_digest", "Write the digest of a day's alerts."),
+            (INVENTORY_JOB, "camera_inventory", "Look at the list of cameras."),
+        )
+    ]

@@ -1,14 +1,18 @@
-"""Which due windows a sensor tick launches, and which earlier runs it counts as failed attempts. Pure.
+"""Which due windows a sensor tick launches, in which runs, and which it gives up. Pure.
 
-A window is launched once per attempt on its content: the run key is made of partition, content version and the number of
-failed attempts, and Dagster runs a key once. A run that ended without success, for whatever reason (an error, a cancel, a
-killed process), is found by its key; after a rest its attempt is counted, which makes the next key.
+Several windows share a run, since its start costs seconds: those of one time over neighbouring cameras (what closes
+together), or neighbouring times of one camera (a backlog). The ledger knows the run of each window by its key, with
+the content that it was launched with. A run that ended without success, for whatever reason (an error, a cancel, a killed
+process), leaves its windows due: after a rest they are launched again as another attempt. Content that came after the launch
+is launched anew at once and counts as no attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -17,6 +21,8 @@ from dangerous_driving.ledger.windows import MAX_ATTEMPTS, DueWindow
 
 #: After each failure a window rests this many times longer.
 BACKOFF = 4
+#: s after a run's success in which a window of it that is still due is left alone: the ledger was asked before.
+GRACE = 30.0
 
 
 class RunState(Enum):
@@ -41,16 +47,22 @@ class Launches:
     """What a tick does."""
 
     start: list[DueWindow] = field(default_factory=list)  # with the attempt that the new run is
-    failed: list[DueWindow] = field(default_factory=list)  # whose last attempt is to be counted as failed
+    failed: list[DueWindow] = field(default_factory=list)  # given up: their last attempt is to be counted
     busy: int = 0  # have a run, queued or running
     resting: int = 0  # failed a moment ago
     given_up: int = 0  # by this tick, after MAX_ATTEMPTS
     left: int = 0  # had no room in this tick
 
 
-def run_key(due: DueWindow) -> str:
-    """``CAMERA|2025-10-20-10:00@VERSION.ATTEMPTS``."""
-    return f"{partition_key(due.window)}@{due.version}.{due.attempts}"
+def run_key(batch: Sequence[DueWindow]) -> str:
+    """The key of the run on these windows: the same for the same contents and attempts, whatever their order.
+
+    For one window it can be read (``CAMERA|2025-10-20-10:00@VERSION.ATTEMPTS``), for several it ends with a hash.
+    """
+    names = sorted(f"{partition_key(due.window)}@{due.version}.{due.attempts}" for due in batch)
+    if len(names) == 1:
+        return names[0]
+    return f"{names[0]}+{len(names) - 1}#{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
 
 
 def rest(attempts: int, retry_delay: float) -> timedelta:
@@ -68,33 +80,80 @@ def plan(
         runs: the newest run of each run key that has one.
         now: with time zone.
         retry_delay: s a window rests after its first failure.
-        room: runs that may wait in the queue, those that do already included.
+        room: windows that may wait in the queue, those that do already included.
     """
     start: list[DueWindow] = []
     failed: list[DueWindow] = []
     busy = resting = given_up = left = 0
-    due = list(due)
-    room -= sum(run.state is RunState.WAITING for run in (runs.get(run_key(window)) for window in due) if run)
-    for window in due:
-        run = runs.get(run_key(window))
+    known = [(window, runs.get(window.run_key) if window.run_key else None) for window in due]
+    room -= sum(run is not None and run.state is RunState.WAITING for _, run in known)
+    for window, run in known:
         candidate = window
         if run is not None:
-            if run.state is not RunState.FAILED:
-                # a success completed the window after the ledger was asked
-                busy += run.state is not RunState.SUCCEEDED
+            if run.state in (RunState.WAITING, RunState.RUNNING):
+                busy += 1
                 continue
-            if run.ended_at is not None and now < run.ended_at + rest(window.attempts, retry_delay):
-                resting += 1
-                continue
-            candidate = DueWindow(window.window, window.version, window.attempts + 1)
-            if candidate.attempts >= MAX_ATTEMPTS:
-                failed.append(window)
-                given_up += 1
-                continue
+            if window.version <= window.launched_version:  # the content that the run was about
+                delay = (
+                    timedelta(seconds=GRACE) if run.state is RunState.SUCCEEDED else rest(window.attempts, retry_delay)
+                )
+                if run.ended_at is not None and now < run.ended_at + delay:
+                    resting += 1
+                    continue
+                candidate = replace(window, attempts=window.attempts + 1)
+                if candidate.attempts >= MAX_ATTEMPTS:
+                    failed.append(window)
+                    given_up += 1
+                    continue
         if len(start) >= room:
             left += 1
             continue
-        if candidate is not window:
-            failed.append(window)
         start.append(candidate)
     return Launches(start, failed, busy=busy, resting=resting, given_up=given_up, left=left)
+
+
+def batches(start: Sequence[DueWindow], cameras: Sequence[str], size: int) -> list[list[DueWindow]]:
+    """Put windows into runs of at most `size`, each of which is a rectangle of partitions: Dagster knows runs as ranges.
+
+    Args:
+        start: windows to launch.
+        cameras: the cameras in the order of their partitions; those of `start` are among them.
+        size: windows of one run at most.
+
+    Returns:
+        The runs; first the one with the oldest window.
+    """
+    place = {camera_id: number for number, camera_id in enumerate(cameras)}
+    by_time: dict[datetime, list[DueWindow]] = defaultdict(list)
+    for window in start:
+        by_time[window.window.start].append(window)
+    found: list[list[DueWindow]] = []
+    open_ones: dict[tuple[int, int], list[DueWindow]] = {}  # by first and last camera: may go on in the next window
+    for _, windows in sorted(by_time.items()):
+        strips = {
+            (place[strip[0].window.camera_id], place[strip[-1].window.camera_id]): strip
+            for strip in _strips(sorted(windows, key=lambda due: place[due.window.camera_id]), place, size)
+        }
+        going_on: dict[tuple[int, int], list[DueWindow]] = {}
+        for span, strip in strips.items():
+            before = open_ones.get(span)
+            if before and len(before) + len(strip) <= size and before[-1].window.end == strip[0].window.start:
+                before += strip
+                going_on[span] = before
+            else:
+                found.append(strip)
+                going_on[span] = strip
+        open_ones = going_on
+    return found
+
+
+def _strips(windows: Sequence[DueWindow], place: Mapping[str, int], size: int) -> list[list[DueWindow]]:
+    """Windows of one time, cut into runs of neighbouring cameras."""
+    strips: list[list[DueWindow]] = []
+    for window in windows:
+        number = place[window.window.camera_id]
+        if strips and len(strips[-1]) < size and place[strips[-1][-1].window.camera_id] == number - 1:
+            strips[-1].append(window)
+        else:
+            strips.append([window])
+    return strips

@@ -7,7 +7,7 @@ another machine needs nothing but the environment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import dagster as dg
@@ -16,19 +16,23 @@ from pydantic import PrivateAttr
 from sqlalchemy import Engine
 from typing_extensions import override
 
+from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.assessment.backfill_run import BackfillPlan, backfill_plan, backfill_windows, settings_of
+from dangerous_driving.assessment.contact_sheet import contact_sheet, riskiest
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.opening import open_assessor
-from dangerous_driving.assessment.window_run import WindowReport, assess_window
+from dangerous_driving.assessment.window_run import WindowReport, assess_windows
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Message
 from dangerous_driving.errors import BrokerError
+from dangerous_driving.ledger.backfills import Estimate, estimate
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import Producer, Topic
 from dangerous_driving.messaging.seam import Receipt, Sender
-from dangerous_driving.objects import ObjectStore, open_store
-from dangerous_driving.settings import load
+from dangerous_driving.objects import PrunableStore, open_store
+from dangerous_driving.settings import Settings, load
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +67,7 @@ class DatabaseResource(dg.ConfigurableResource["DatabaseResource"]):
 class ObjectStoreResource(dg.ConfigurableResource["ObjectStoreResource"]):
     """Where pictures lie."""
 
-    _store: ObjectStore = PrivateAttr()
+    _store: PrunableStore = PrivateAttr()
 
     @override
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
@@ -71,7 +75,7 @@ class ObjectStoreResource(dg.ConfigurableResource["ObjectStoreResource"]):
         self._store = open_store(load().objects)
 
     @property
-    def store(self) -> ObjectStore:
+    def store(self) -> PrunableStore:
         """The store, opened."""
         return self._store
 
@@ -102,7 +106,7 @@ class KafkaResource(dg.ConfigurableResource["KafkaResource"]):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Open a producer, if a broker answers."""
         try:
-            self._producer = Producer(load().kafka, f"dagster-{context.run_id or 'test'}")
+            self._producer = Producer(load().kafka, f"dagster-{context.run.run_id if context.run else 'test'}")
         except BrokerError as error:
             log.warning("no_broker", reason=str(error), consequence="answers are kept, and sent by the assess service")
             self._sender = _AbsentBroker(error)
@@ -146,24 +150,78 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
     kafka: KafkaResource
     key_pool: KeyPoolResource
 
-    def assess(self, window: Window, *, run_id: str) -> WindowReport:
-        """Assess every group of the window that has no answer; see `assess_window`."""
-        return asyncio.run(self._assess(window, run_id))
-
-    async def _assess(self, window: Window, run_id: str) -> WindowReport:
+    def assess(self, windows: Sequence[Window], *, run_id: str) -> list[WindowReport]:
+        """Assess every group of the windows that has no answer; see `assess_windows`."""
         settings = load()
+
+        async def work(assessor: Assessor) -> list[WindowReport]:
+            return await assess_windows(
+                assessor, windows, run_id=run_id, settings=settings.assessment, on_report=_log_report
+            )
+
+        return asyncio.run(self._with_assessor(settings, "window-run", work))
+
+    def plan(
+        self, *, run: str, prompt_version: str | None, model: str | None, make_current: bool, cost_limit: float | None
+    ) -> BackfillPlan:
+        """Check what a person asked for; see `backfill_plan`."""
+        return backfill_plan(
+            load(),
+            run=run,
+            prompt_version=prompt_version,
+            model=model,
+            make_current=make_current,
+            cost_limit=cost_limit,
+        )
+
+    def backfill(self, windows: Sequence[Window], plan: BackfillPlan) -> list[WindowReport]:
+        """Assess the windows again, beside what is there; see `backfill_windows`."""
+        settings = settings_of(load(), plan)
+
+        async def work(assessor: Assessor) -> list[WindowReport]:
+            return await backfill_windows(assessor, windows, plan, settings=settings.assessment, on_report=_log_report)
+
+        return asyncio.run(self._with_assessor(settings, "backfill", work))
+
+    def estimate(self, windows: Sequence[Window], plan: BackfillPlan) -> Estimate:
+        """What the backfill would take; see `ledger.backfills.estimate`."""
+        return estimate(self.database.engine, plan.run, windows, prompt_version=plan.prompt_version, model=plan.model)
+
+    def riskiest(self, report: WindowReport) -> bytes | None:
+        """The contact sheet of a window, as JPEG; None where there is nothing to show."""
+        limit = load().windows.contact_sheet
+        if not limit or not any(count for level, count in report.levels.items() if level != "none"):
+            return None
+        crops = riskiest(self.database.engine, report.window, run=report.run, limit=limit)
+        return contact_sheet(crops, self.object_store.store)
+
+    async def _with_assessor(
+        self, settings: Settings, service: str, work: Callable[[Assessor], Awaitable[list[WindowReport]]]
+    ) -> list[WindowReport]:
         async with (
             self.key_pool.opened(self.database.engine) as pool,
             open_assessor(
                 settings,
-                service="window-run",
+                service=service,
                 engine=self.database.engine,
                 store=self.object_store.store,
                 pool=pool,
                 producer=self.kafka.sender,
             ) as assessor,
         ):
-            return await assess_window(assessor, window, run_id=run_id, settings=settings.assessment)
+            return await work(assessor)
+
+
+def _log_report(report: WindowReport) -> None:
+    """The run's progress, window by window."""
+    log.info(
+        "window_ended",
+        camera_id=report.window.camera_id,
+        window=f"{report.window.start:%Y-%m-%d %H:%M}",
+        groups=report.groups,
+        assessed=report.assessed,
+        problem=report.problem,
+    )
 
 
 def window_resources() -> dict[str, object]:

@@ -1,21 +1,26 @@
-"""Sensors."""
+"""The sensor of the window lane."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from dangerous_driving.contracts import Lane
+from dangerous_driving.defs.incidents import budget_of, tell
 from dangerous_driving.defs.jobs import WINDOW_JOB
-from dangerous_driving.defs.launches import KnownRun, Launches, RunState, plan, run_key
+from dangerous_driving.defs.launches import KnownRun, Launches, RunState, batches, plan, run_key
 from dangerous_driving.defs.partitions import CAMERA, WINDOW, partition_key
 from dangerous_driving.defs.resources import DatabaseResource
-from dangerous_driving.ledger.windows import DueWindow, due_windows, fail_window
-from dangerous_driving.settings import WindowsSettings
+from dangerous_driving.ledger.incidents import Incident, hold_reason
+from dangerous_driving.ledger.windows import MAX_ATTEMPTS, DueWindow, due_windows, fail_window, launch_windows
+from dangerous_driving.settings import Settings
 
 #: Due windows a tick looks at for each it may launch, so that windows which rest after a failure hold up no others.
 LOOK_AHEAD = 10
 
 RUN_KEY_TAG = "dagster/run_key"
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
 STATES = {
     dg.DagsterRunStatus.NOT_STARTED: RunState.WAITING,
     dg.DagsterRunStatus.QUEUED: RunState.WAITING,
@@ -25,54 +30,70 @@ STATES = {
 }
 
 
-def closed_windows_sensor(settings: WindowsSettings, partitions: dg.MultiPartitionsDefinition) -> dg.SensorDefinition:
-    """Launches the run of each closed window whose content is not completed; one ledger query per tick."""
+def closed_windows_sensor(settings: Settings, partitions: dg.MultiPartitionsDefinition) -> dg.SensorDefinition:
+    """Launches runs on the closed windows whose content is not completed; one look at the ledger per tick."""
     windows = partitions.get_partitions_def_for_dimension(WINDOW)
     assert isinstance(windows, dg.TimeWindowPartitionsDefinition)  # noqa: S101  # made by window_partitions
+    wanted = settings.windows
 
     @dg.sensor(
         name="closed_windows",
         job_name=WINDOW_JOB,
-        minimum_interval_seconds=settings.sensor_interval,
+        minimum_interval_seconds=wanted.sensor_interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Windows whose end lies `windows.lateness` back and that hold content no run has completed.",
     )
     def closed_windows(
         context: dg.SensorEvaluationContext, database: DatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
+        held = hold_reason(database.engine, Lane.WINDOW, budget_of(settings, Lane.WINDOW))
+        if held:
+            return dg.SkipReason(f"held back: {held}")
         now = datetime.now(UTC)
+        room = wanted.runs_per_tick * wanted.windows_per_run
         due = due_windows(
             database.engine,
             now=now,
-            lateness=settings.lateness,
-            length=settings.length,
-            limit=settings.runs_per_tick * LOOK_AHEAD,
+            lateness=wanted.lateness,
+            length=wanted.length,
+            limit=room * LOOK_AHEAD,
             since=windows.start,  # what lies before has no partition
         )
         launches = plan(
             due,
-            newest_runs(context.instance, [run_key(window) for window in due]),
+            newest_runs(context.instance, {window.run_key for window in due if window.run_key}),
             now=now,
-            retry_delay=settings.retry_delay,
-            room=settings.runs_per_tick,
+            retry_delay=wanted.retry_delay,
+            room=room,
         )
         for window in launches.failed:
             fail_window(database.engine, window.window, window.version)
         if launches.given_up:
             context.log.error("%d windows failed too often and are left to a person", launches.given_up)
+            tell(
+                database.engine,
+                settings.operations,
+                Incident(
+                    "windows_given_up",
+                    ", ".join(sorted({window.window.camera_id for window in launches.failed})),
+                    f"{launches.given_up} windows failed {MAX_ATTEMPTS} times; look at their runs, then materialise them",
+                ),
+            )
         if not launches.start:
             return dg.SkipReason(skip_reason(launches))
-        cameras = {window.window.camera_id for window in launches.start}
-        missing = sorted(cameras.difference(context.instance.get_dynamic_partitions(CAMERA)))
+        known = context.instance.get_dynamic_partitions(CAMERA)
+        missing = sorted({window.window.camera_id for window in launches.start}.difference(known))
+        runs = batches(launches.start, [*known, *missing], wanted.windows_per_run)[: wanted.runs_per_tick]
+        launch_windows(database.engine, [(window, run_key(batch)) for batch in runs for window in batch])
         return dg.SensorResult(
-            run_requests=[run_request(window) for window in launches.start],
+            run_requests=[run_request(batch) for batch in runs],
             dynamic_partitions_requests=[dg.AddDynamicPartitionsRequest(CAMERA, missing)] if missing else [],
         )
 
     return closed_windows
 
 
-def newest_runs(instance: dg.DagsterInstance, keys: Sequence[str]) -> Mapping[str, KnownRun]:
+def newest_runs(instance: dg.DagsterInstance, keys: Collection[str]) -> Mapping[str, KnownRun]:
     """The newest run of each of these run keys, in one query to the instance."""
     if not keys:
         return {}
@@ -86,15 +107,17 @@ def newest_runs(instance: dg.DagsterInstance, keys: Sequence[str]) -> Mapping[st
     }
 
 
-def run_request(due: DueWindow) -> dg.RunRequest:
-    """The run of one window's content at one attempt."""
+def run_request(batch: Sequence[DueWindow]) -> dg.RunRequest:
+    """The run on a rectangle of windows."""
+    tags = {
+        "dangerous_driving/windows": str(len(batch)),
+        "dangerous_driving/attempt": str(max(due.attempts for due in batch) + 1),
+    }
+    if len(batch) == 1:
+        return dg.RunRequest(run_key=run_key(batch), partition_key=partition_key(batch[0].window), tags=tags)
     return dg.RunRequest(
-        run_key=run_key(due),
-        partition_key=partition_key(due.window),
-        tags={
-            "dangerous_driving/content_version": str(due.version),
-            "dangerous_driving/attempt": str(due.attempts + 1),
-        },
+        run_key=run_key(batch),
+        tags=tags | {RANGE_START_TAG: partition_key(batch[0].window), RANGE_END_TAG: partition_key(batch[-1].window)},
     )
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.camera.secrets import placeholders
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.tables import Camera
+from dangerous_driving.ledger.tables import Camera, CameraWindow
 from dangerous_driving.settings import CameraSpec
 
 log = structlog.get_logger(__name__)
@@ -198,3 +199,32 @@ def _no_such_camera(camera_id: str) -> ConfigError:
         f"the table has no camera {camera_id}",
         "see: dangerous-driving cameras list (others are in the settings)",
     )
+
+
+def known_cameras(engine: Engine, camera_ids: Collection[str]) -> set[str]:
+    """Those of `camera_ids` that the ledger has ever seen."""
+    with transaction(engine) as connection:
+        return set(connection.scalars(select(Camera.id).where(Camera.id.in_(camera_ids))))
+
+
+@dataclass(frozen=True)
+class CameraState:
+    """A camera as the ledger knows it."""
+
+    id: str
+    kind: str
+    status: str
+    status_reason: str
+    frame_interval: float
+    enabled: bool
+    newest_window: datetime | None
+
+
+def camera_states(engine: Engine) -> list[CameraState]:
+    """All cameras ever seen, by id."""
+    newest = select(func.max(CameraWindow.window_start)).where(CameraWindow.camera_id == Camera.id).scalar_subquery()
+    statement = select(
+        Camera.id, Camera.kind, Camera.status, Camera.status_reason, Camera.frame_interval, Camera.enabled, newest
+    ).order_by(Camera.id)
+    with transaction(engine) as connection:
+        return [CameraState(*row) for row in connection.execute(statement)]

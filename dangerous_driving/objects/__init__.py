@@ -13,12 +13,13 @@ from dangerous_driving.objects.keys import (
     is_detection,
 )
 from dangerous_driving.objects.s3 import S3Store
-from dangerous_driving.objects.store import ObjectStore, open_store
+from dangerous_driving.objects.store import ObjectStore, PrunableStore, open_store
 
 __all__ = [
     "FolderStore",
     "Kind",
     "ObjectStore",
+    "PrunableStore",
     "S3Store",
     "camera_prefix",
     "day_prefix",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dangerous_driving.errors import ObjectNotFoundError, ObjectStoreError
 from dangerous_driving.objects.keys import checked, checked_prefix
 from dangerous_driving.objects.url import UrlMapping
+
+#: A folder that has become empty may be removed just when the next object is written into it.
+PUT_ATTEMPTS = 3
 
 
 class FolderStore(UrlMapping):
@@ -30,13 +33,18 @@ class FolderStore(UrlMapping):
         # hidden, so never listed; no key can begin with a dot
         written = path.with_name(f".{uuid.uuid4().hex}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                written.write_bytes(data)
-                written.replace(path)
-            except OSError:
-                written.unlink(missing_ok=True)
-                raise
+            for attempt in range(PUT_ATTEMPTS):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    written.write_bytes(data)
+                    written.replace(path)
+                    break
+                except FileNotFoundError:
+                    if attempt == PUT_ATTEMPTS - 1:  # delete() took the folder away in between, time and again
+                        raise
+                except OSError:
+                    written.unlink(missing_ok=True)
+                    raise
         except OSError as error:
             raise self._error(f"cannot write {key!r}", error) from error
         return self.url(key)
@@ -54,6 +62,32 @@ class FolderStore(UrlMapping):
         """See ``ObjectStore``."""
         folder, _, _ = checked_prefix(prefix).rpartition("/")
         return self._walk(folder + "/" if folder else "", prefix)
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """See ``ObjectStore``. Folders that become empty go too."""
+        count = 0
+        folders: set[Path] = set()
+        for key in keys:
+            path = self._path(key)
+            try:
+                path.unlink()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                pass  # gone already, or no object
+            except OSError as error:
+                raise self._error(f"cannot remove {key!r}", error) from error
+            folders.add(path.parent)
+            count += 1
+        for folder in folders:
+            self._remove_empty(folder)
+        return count
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self._folder and self._folder in folder.parents:
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # in use: another object is in it, or just comes; put() makes a folder that has gone
+            folder = folder.parent
 
     def _walk(self, folder: str, prefix: str) -> Iterator[str]:
         try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import certifi
 import structlog
 import urllib3
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
@@ -26,6 +28,9 @@ RETRIES = 2
 RETRY_BACKOFF = 0.2
 #: connections kept open, so threads that wait for the store at a time without opening more
 CONNECTIONS = 16
+
+#: keys of one request that removes objects; what S3 takes
+DELETE_BATCH = 1000
 
 #: HTTP 401 and 403, whatever a server calls them, and a code of versitygw's own
 _NOT_ALLOWED = frozenset({401, 403})
@@ -124,6 +129,26 @@ class S3Store(UrlMapping):
                 if error.code != "NoSuchBucket":
                     raise
 
+    def delete(self, keys: Iterable[str]) -> int:
+        """See ``ObjectStore``; 1,000 keys a request."""
+        count = 0
+        for batch in _batched((checked(key) for key in keys), DELETE_BATCH):
+            with self._errors(f"cannot remove {len(batch)} objects"):
+                try:
+                    refused = list(self._client.remove_objects(self._bucket, [DeleteObject(key) for key in batch]))
+                except S3Error as error:
+                    if error.code != "NoSuchBucket":
+                        raise
+                    refused = []
+            found = [error for error in refused if error.code not in ("NoSuchKey", "NoSuchBucket")]
+            if found:
+                raise ObjectStoreError(
+                    f"cannot remove {len(found)} objects in bucket {self._bucket} at {self._settings.endpoint} "
+                    f"({found[0].code}: {found[0].name}); check what the server allows objects.access_key"
+                )
+            count += len(batch)
+        return count
+
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
         where = f"in bucket {self._bucket} at {self._settings.endpoint}"
@@ -141,3 +166,8 @@ class S3Store(UrlMapping):
                 f"{action} {where} ({type(error).__name__}); check that an S3 server answers at objects.endpoint and"
                 f" that objects.secure = {str(self._settings.secure).lower()} suits it"
             ) from error
+
+
+def _batched(keys: Iterator[str], size: int) -> Iterator[Sequence[str]]:
+    while batch := list(islice(keys, size)):
+        yield batch

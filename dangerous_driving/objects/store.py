@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from dangerous_driving.objects.folder import FolderStore
@@ -54,7 +54,23 @@ class ObjectStore(Protocol):
         ...
 
 
-def open_store(settings: ObjectsSettings) -> ObjectStore:
+class PrunableStore(ObjectStore, Protocol):
+    """A store from which objects can be removed: what retention asks for, and nobody else."""
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Remove what is kept under these keys; what is not there is no error, so that it can be done again.
+
+        Returns:
+            How many keys there were.
+
+        Raises:
+            ObjectStoreError: the store refused or did not answer in time; some may be gone.
+            ContractError: one cannot be a key; those before it may be gone.
+        """
+        ...
+
+
+def open_store(settings: ObjectsSettings) -> PrunableStore:
     """The store that the settings name. Nothing is read or written yet.
 
     Raises:

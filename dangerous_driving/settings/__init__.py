@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,6 +39,7 @@ from dangerous_driving.settings.notifications import NotificationsSettings, Redi
 from dangerous_driving.settings.realtime import RealtimeSettings
 from dangerous_driving.settings.section import Section
 from dangerous_driving.settings.tasks import TasksSettings
+from dangerous_driving.settings.windows import OperationsSettings, WindowsSettings
 
 ENV_PREFIX = "DD_"
 
@@ -52,10 +52,12 @@ __all__ = [
     "KeysSettings",
     "LlmSettings",
     "NotificationsSettings",
+    "OperationsSettings",
     "RealtimeSettings",
     "RedisSettings",
     "Section",
     "TasksSettings",
+    "WindowsSettings",
 ]
 
 
@@ -280,29 +282,6 @@ class DatabaseSettings(Section):
         return url
 
 
-class WindowsSettings(Section):
-    """Camera x time windows, the partitions of the window lane."""
-
-    length: int = Field(default=3600, gt=0, description="s; divides an hour, or is a multiple that divides a day")
-    lateness: float = Field(default=60.0, ge=0, description="s after its end until a window counts as closed")
-    start: datetime | None = Field(default=None, description="first window; default: 90 days before today")
-    retention_days: int = Field(default=90, gt=0)
-    runs_per_tick: int = Field(default=20, gt=0, description="windows that one sensor tick starts at most")
-    sensor_interval: int = Field(default=30, gt=0, description="s between ticks at least")
-    retry_delay: float = Field(
-        default=30.0, ge=0, description="s until a failed window runs again; four times longer after each failure"
-    )
-    marts_cron: str = Field(default="5 * * * *", description="when the dbt models are built")
-    dbt_project: Path | None = Field(default=None, description="default: dbt_project beside the package")
-
-    @field_validator("length")
-    @classmethod
-    def _divides(cls, length: int) -> int:
-        if length % 60 or not (3600 % length == 0 or (length % 3600 == 0 and 86400 % length == 0)):
-            raise ValueError("whole minutes that divide an hour, or whole hours that divide a day")
-        return length
-
-
 class ObservabilitySettings(Section):
     """Each service's own port for /metrics, /healthz and /readyz."""
 
@@ -339,6 +318,7 @@ class Settings(BaseSettings):
     keys: KeysSettings = KeysSettings()
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
+    operations: OperationsSettings = OperationsSettings()
     alerts: AlertsSettings = AlertsSettings()
     notifications: NotificationsSettings = NotificationsSettings()
     redis: RedisSettings = RedisSettings()

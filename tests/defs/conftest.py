@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -15,7 +16,13 @@ from sqlalchemy import Engine
 from dangerous_driving.assessment.window_run import WindowReport
 from dangerous_driving.assessment.windows import Window, window_of
 from dangerous_driving.contracts import Lane
-from dangerous_driving.defs.resources import DatabaseResource
+from dangerous_driving.defs.resources import (
+    AssessorResource,
+    DatabaseResource,
+    KafkaResource,
+    KeyPoolResource,
+    ObjectStoreResource,
+)
 from dangerous_driving.ledger import assessments, claims
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 from dangerous_driving.ledger.claims import Claim
@@ -64,14 +71,16 @@ class Ledger:
         return window_of(camera_id, at, LENGTH)
 
 
-class LedgerAssessor(dg.ConfigurableResource["LedgerAssessor"]):
-    """Answers ``level`` for every group without a call; leaves the last ``keep_back`` groups pending."""
+class LedgerAssessor(AssessorResource):
+    """Answers ``level`` for every group without a call; leaves the last ``keep_back`` groups of each window pending."""
 
-    database: DatabaseResource
     level: str = "low"
     keep_back: int = 0
 
-    def assess(self, window: Window, *, run_id: str) -> WindowReport:
+    def assess(self, windows: Sequence[Window], *, run_id: str) -> list[WindowReport]:
+        return [self._assess_one(window, run_id) for window in windows]
+
+    def _assess_one(self, window: Window, run_id: str) -> WindowReport:
         engine = self.database.engine
         version = start_window(engine, window, run_id)
         before = window_coverage(engine, window)
@@ -103,6 +112,18 @@ class LedgerAssessor(dg.ConfigurableResource["LedgerAssessor"]):
         )
 
 
+def resources(**assessor: Any) -> dict[str, object]:
+    """What the definitions ask for, with an assessor that asks nobody."""
+    database, store = DatabaseResource(), ObjectStoreResource()
+    return {
+        "database": database,
+        "object_store": store,
+        "assessor": LedgerAssessor(
+            database=database, object_store=store, kafka=KafkaResource(), key_pool=KeyPoolResource(), **assessor
+        ),
+    }
+
+
 def answer(held: Claim, call_id: str, *, level: str) -> AssessmentRecord:
     task = held.task
     return AssessmentRecord(
@@ -121,8 +142,11 @@ def frames(ledger: Engine) -> Ledger:
 
 
 @pytest.fixture
-def settings(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Minute windows on the ledger under test, as every process of this test reads them."""
+def settings(database: DatabaseSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Minute windows on the ledger under test, as every process of this test reads them; no broker."""
+    monkeypatch.setenv("DD_OBJECTS__FOLDER", str(tmp_path / "objects"))
+    monkeypatch.setenv("DD_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("DD_KAFKA__REQUEST_TIMEOUT", "0.2")
     monkeypatch.setenv("DD_DATABASE__URL", database.url.get_secret_value())
     monkeypatch.setenv("DD_WINDOWS__LENGTH", str(LENGTH))
     monkeypatch.setenv("DD_WINDOWS__LATENESS", "5")

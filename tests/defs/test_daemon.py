@@ -49,9 +49,9 @@ LENGTH = 60
 FoundT = TypeVar("FoundT")
 
 
-def wait_for(what: str, look: Callable[[], FoundT | None], log: Path) -> FoundT:
+def wait_for(what: str, look: Callable[[], FoundT | None], log: Path, *, patience: float = PATIENCE) -> FoundT:
     """What `look` finds, as soon as it finds something; else the end of the daemon's log."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while time.monotonic() < until:
         found = look()
         if found:
@@ -97,10 +97,10 @@ class Platform:
         finally:
             stop(process)
 
-    def capture(self, camera_id: str, at: datetime, *, groups: int) -> Window:
+    def capture(self, camera_id: str, at: datetime, *, groups: int, picture: bytes = b"") -> Window:
         """A frame with pictures in the store, left to the window lane."""
         result = detection_result(camera_id, at, groups=groups)
-        picture = cv2.imencode(".jpg", np.full((120, 160, 3), 90, np.uint8))[1].tobytes()
+        picture = picture or cv2.imencode(".jpg", np.full((120, 160, 3), 90, np.uint8))[1].tobytes()
         found = []
         for group in result.traffic_groups:
             key = group_key(camera_id, at, result.message_id, group.group_index)
@@ -113,13 +113,20 @@ class Platform:
         return list(self.instance.get_runs(filters=dg.RunsFilter(job_name=job)))
 
     def run_of(self, window: Window, *statuses: dg.DagsterRunStatus) -> dg.DagsterRun | None:
+        """A run that holds the window: alone, or in a range of cameras that were captured together."""
         key = str(partition_key(window))
-        found = [run for run in self.runs("assess_window") if run.tags["dagster/partition"] == key]
+        found = [run for run in self.runs("assess_window") if key in partitions_of(run)]
         return next((run for run in found if run.status in statuses), None)
 
     def scalar(self, statement: str) -> Any:
         with transaction(self.ledger) as connection:
             return connection.scalar(text(statement))
+
+
+def partitions_of(run: dg.DagsterRun) -> list[str]:
+    """The first and the last partition of a run."""
+    tags = ("dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    return [run.tags[tag] for tag in tags if tag in run.tags]
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -221,7 +228,7 @@ def test_the_sensor_runs_closed_windows_and_the_marts_follow(platform: Platform)
             lambda: [run for run in platform.runs("build_marts") if run.status is dg.DagsterRunStatus.SUCCESS],
             platform.log,
         )
-    assert len(platform.runs("assess_window")) == 2
+    assert 1 <= len(platform.runs("assess_window")) <= 2  # both windows share a run, unless a tick came in between
     assert platform.scalar("SELECT count(*) FROM risk_assessment WHERE is_current AND lane = 'window'") == 6
     assert platform.scalar("SELECT sum(groups_assessed) FROM marts.camera_hourly_risk") == 6
     with psycopg.connect(os.environ["DAGSTER_POSTGRES_URL"]) as connection:

@@ -37,6 +37,9 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
         "assessment_tasks": ["frames"],
         "risk_assessments": ["assessment_tasks", "frames"],
         "llm_calls": [],
+        "alert_digest": ["risk_assessments"],
+        "camera_inventory": ["cameras"],
+        "retention": [],
         "stg_cameras": ["cameras"],
         "stg_frames": ["frames"],
         "stg_assessment_tasks": ["assessment_tasks"],
@@ -48,19 +51,26 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
 
 def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
     repository = loaded.get_repository_def()
-    assert {job.name for job in repository.get_all_jobs()} == {"__ASSET_JOB", "assess_window", "build_marts"}
-    assert [sensor.name for sensor in repository.sensor_defs] == ["closed_windows"]
-    assert [(schedule.name, schedule.cron_schedule) for schedule in repository.schedule_defs] == [
-        ("marts", "5 * * * *")
-    ]
+    assert {job.name for job in repository.get_all_jobs()} == {
+        "__ASSET_JOB", "assess_window", "build_marts", "apply_retention", "write_digest", "list_cameras",
+    }  # fmt: skip
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "closed_windows", "endpoint_state", "failed_runs", "ledger_content",
+    }  # fmt: skip
+    assert {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs} == {
+        "marts": "5 * * * *",
+        "retention": "30 3 * * *",
+        "camera_inventory": "*/15 * * * *",
+        "alert_digest": "0 6 * * *",
+    }
     assert set(repository.get_top_level_resources()) == {
         "assessor", "database", "dbt", "kafka", "key_pool", "object_store",
     }  # fmt: skip
 
 
-def test_a_windows_run_holds_its_check_and_no_model(loaded: dg.Definitions) -> None:
+def test_a_windows_run_holds_its_checks_and_no_model(loaded: dg.Definitions) -> None:
     job = loaded.resolve_job_def("assess_window")
-    assert {node.name for node in job.nodes} == {"risk_assessments", "risk_assessments_nothing_forgotten"}
+    assert {node.name for node in job.nodes} == {"risk_assessments", "risk_assessments_checks"}
     assert job.executor_def.name == "in_process"
 
 
@@ -73,10 +83,10 @@ def test_every_model_is_checked(loaded: dg.Definitions) -> None:
     assert models <= checked
 
 
-def test_sensor_and_schedule_run_by_themselves(loaded: dg.Definitions) -> None:
+def test_sensors_and_schedules_run_by_themselves(loaded: dg.Definitions) -> None:
     repository = loaded.get_repository_def()
-    assert repository.get_sensor_def("closed_windows").default_status is dg.DefaultSensorStatus.RUNNING
-    assert repository.get_schedule_def("marts").default_status is dg.DefaultScheduleStatus.RUNNING
+    assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
+    assert {schedule.default_status for schedule in repository.schedule_defs} == {dg.DefaultScheduleStatus.RUNNING}
 
 
 @pytest.mark.slow

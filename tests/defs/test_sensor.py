@@ -26,7 +26,7 @@ class Sensor:
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, database: DatabaseResource) -> None:
         partitions = window_partitions(settings.windows, datetime.now(UTC))
-        self.sensor = closed_windows_sensor(settings.windows, partitions)
+        self.sensor = closed_windows_sensor(settings, partitions)
         self.instance, self.database = instance, database
 
         @dg.asset(name="risk_assessments", partitions_def=partitions)

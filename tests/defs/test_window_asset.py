@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
 
 from dangerous_driving.assessment.windows import Window, window_of
-from dangerous_driving.defs.assets import risk_assessments_asset
-from dangerous_driving.defs.checks import nothing_forgotten_check
+from dangerous_driving.defs.checks import window_checks
 from dangerous_driving.defs.jobs import window_job
 from dangerous_driving.defs.partitions import CAMERA, partition_key, window_partitions
-from dangerous_driving.defs.resources import DatabaseResource
+from dangerous_driving.defs.resources import window_resources
+from dangerous_driving.defs.risk_assessments import risk_assessments_asset
+from dangerous_driving.defs.sensors import RANGE_END_TAG, RANGE_START_TAG
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.settings import Settings
-from tests.defs.conftest import Ledger, LedgerAssessor
+from tests.defs.conftest import Ledger, resources
 
 pytestmark = pytest.mark.integration
 
@@ -28,23 +29,35 @@ class Windows:
         self.settings, self.instance = settings, instance
 
     def run(
-        self, window: Window, *, only_check: bool = False, level: str = "low", keep_back: int = 0
+        self,
+        *windows: Window,
+        only_check: bool = False,
+        config: dict[str, object] | None = None,
+        real: bool = False,
+        **answers: object,
     ) -> dg.ExecuteInProcessResult:
-        database = DatabaseResource()
-        assessor = LedgerAssessor(database=database, level=level, keep_back=keep_back)
+        """One run; of several windows as a range from the first to the last. `real`: with the real assessor."""
         partitions = window_partitions(self.settings.windows, datetime.now(UTC))
-        check = nothing_forgotten_check(partitions, length=self.settings.windows.length)
+        checks = window_checks(self.settings.windows, partitions)
         definitions = dg.Definitions(
             assets=[risk_assessments_asset(self.settings, partitions)],
-            asset_checks=[check],
-            jobs=[window_job(), dg.define_asset_job("check_only", selection=dg.AssetSelection.checks(check))],
-            resources={"database": database, "assessor": assessor},
+            asset_checks=[checks],
+            jobs=[window_job(), dg.define_asset_job("check_only", selection=dg.AssetSelection.checks(checks))],
+            resources=window_resources() if real else resources(**answers),
         )
-        self.instance.add_dynamic_partitions(CAMERA, [window.camera_id])
+        for window in windows:
+            if window.camera_id not in self.instance.get_dynamic_partitions(CAMERA):
+                self.instance.add_dynamic_partitions(CAMERA, [window.camera_id])
         job = definitions.resolve_job_def("check_only" if only_check else window_job().name)
+        first, last = str(partition_key(windows[0])), str(partition_key(windows[-1]))
         # by tag, as the page does it: `partition_key=` is refused for jobs of checks alone
-        tags = {"dagster/partition": str(partition_key(window))}
-        return job.execute_in_process(tags=tags, instance=self.instance, raise_on_error=False)
+        tags = {"dagster/partition": first} if len(windows) == 1 else {RANGE_START_TAG: first, RANGE_END_TAG: last}
+        return job.execute_in_process(
+            tags=tags,
+            instance=self.instance,
+            raise_on_error=False,
+            run_config={"ops": {"risk_assessments": {"config": config}}} if config else None,
+        )
 
 
 @pytest.fixture
@@ -57,8 +70,14 @@ def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
     return {name: entry.value for name, entry in materialization.metadata.items()}
 
 
-def checks(result: dg.ExecuteInProcessResult) -> list[tuple[bool, str | None, str | None]]:
-    return [(found.passed, found.description, found.partition) for found in result.get_asset_check_evaluations()]
+def checks(
+    result: dg.ExecuteInProcessResult, name: str = "nothing_forgotten"
+) -> list[tuple[bool, str | None, str | None]]:
+    return [
+        (found.passed, found.description, found.partition)
+        for found in result.get_asset_check_evaluations()
+        if found.check_name == name
+    ]
 
 
 def test_a_window_is_assessed_checked_and_described(windows: Windows, frames: Ledger, an_hour_ago: datetime) -> None:
@@ -116,7 +135,8 @@ def test_the_check_fails_when_a_task_is_deleted(
     assert (passed, description) == (False, "1 groups without a task, 1 tasks pending")
 
 
-def test_a_window_without_frames_succeeds_and_says_so(windows: Windows, an_hour_ago: datetime) -> None:
+def test_a_window_without_frames_succeeds_and_says_so(windows: Windows, frames: Ledger, an_hour_ago: datetime) -> None:
+    frames.capture("north-1", an_hour_ago - timedelta(minutes=5))
     result = windows.run(window_of("north-1", an_hour_ago, 60))
     assert result.success
     assert metadata_of(result)["summary"] == "No frames in this window: nothing to assess."
@@ -131,3 +151,77 @@ def test_a_window_that_ended_a_moment_ago_is_refused_until_late_frames_are_in(
     [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert failure.user_failure_data is not None
     assert "the window is open until" in str(failure.user_failure_data.description)
+
+
+def test_several_windows_share_a_run_and_each_has_its_own_result_and_checks(
+    windows: Windows, frames: Ledger, an_hour_ago: datetime
+) -> None:
+    captured = [
+        frames.capture(camera_id, an_hour_ago + timedelta(minutes=minute), groups=number + 1)
+        for number, camera_id in enumerate(("north-1", "south-2"))
+        for minute in range(2)
+    ]
+    result = windows.run(*captured)
+    assert result.success
+    found = {
+        event.partition: event.metadata["groups"].value
+        for event in result.asset_materializations_for_node("risk_assessments")
+    }
+    assert found == {str(partition_key(window)): groups for window, groups in zip(captured, (1, 1, 2, 2), strict=True)}
+    assert sorted(check[2] or "" for check in checks(result) if check[0]) == sorted(found)
+
+
+def test_one_window_that_fails_is_named_and_the_others_are_kept(
+    windows: Windows, frames: Ledger, an_hour_ago: datetime, ledger: Engine
+) -> None:
+    good = frames.capture("north-1", an_hour_ago)
+    open_one = window_of("north-1", datetime.now(UTC), 60)
+    with transaction(ledger) as connection:
+        connection.execute(text("DELETE FROM camera WHERE id = 'south-2'"))
+    result = windows.run(good, window_of("south-2", an_hour_ago, 60))
+    assert not result.success
+    assert failure_of(result).startswith("1 of 2 windows are not complete: south-2")
+    assert "there is no camera 'south-2'" in failure_of(result)
+    [kept] = result.asset_materializations_for_node("risk_assessments")
+    assert kept.partition == str(partition_key(good))
+    assert [check[2] for check in checks(result)] == [str(partition_key(good))]
+    assert "the window is open until" in failure_of(windows.run(open_one))
+
+
+def test_a_window_in_the_future_is_refused(windows: Windows, frames: Ledger, an_hour_ago: datetime) -> None:
+    frames.capture("north-1", an_hour_ago)
+    later = window_of("north-1", datetime.now(UTC) + timedelta(hours=2), 60)
+    assert "lies in the future" in failure_of(windows.run(later))
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"prompt_version": "v99"}, "there is no prompt 'v99'; use one of: v1"),
+        ({"model": " "}, "is no model"),
+        ({"model": "m", "backfill": "live"}, "is no name for a backfill"),
+        ({"make_current": True}, "are of a backfill"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused_by_name(
+    windows: Windows, frames: Ledger, an_hour_ago: datetime, config: dict[str, object], problem: str
+) -> None:
+    assert problem in failure_of(windows.run(frames.capture("north-1", an_hour_ago), config=config))
+
+
+def test_a_picture_that_is_not_in_the_store_and_an_answer_without_its_task_are_orphans(
+    windows: Windows, frames: Ledger, an_hour_ago: datetime, ledger: Engine
+) -> None:
+    window = frames.capture("north-1", an_hour_ago)
+    assert windows.run(window).success
+    with transaction(ledger) as connection:
+        connection.execute(text("UPDATE frame SET raw_frame_url = 'folder://traffic/frames/north-1/gone.jpg'"))
+        connection.execute(text("DELETE FROM assessment_task WHERE group_index = 1"))
+    [(passed, description, _)] = checks(windows.run(window, only_check=True), "no_orphans")
+    assert (passed, description) == (False, "1 answers without a task, 1 pictures that are not in the store")
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure.user_failure_data is not None, failure.error
+    return str(failure.user_failure_data.description)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from dangerous_driving.objects import ObjectStore, open_store
+from dangerous_driving.objects import PrunableStore as ObjectStore
+from dangerous_driving.objects import open_store
 from dangerous_driving.settings import ObjectsSettings
 
 BUILD = Path(__file__).resolve().parents[1] / "servers" / "versitygw.sh"

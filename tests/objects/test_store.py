@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dangerous_driving.errors import ContractError, ObjectNotFoundError
-from dangerous_driving.objects import ObjectStore
+from dangerous_driving.objects import PrunableStore as ObjectStore
 
 NOT_KEYS = [
     "",
@@ -83,9 +83,52 @@ def test_a_long_listing_is_complete(store: ObjectStore) -> None:
     assert list(store.list("frames/cam/")) == keys
 
 
+def test_what_was_deleted_is_gone_and_the_rest_is_not(store: ObjectStore) -> None:
+    assert store.delete(["frames/cam/none.jpg"]) == 1  # not even the bucket is there
+    keys = [f"frames/cam/{hour:02d}/{number}.jpg" for hour in range(2) for number in range(3)]
+    for key in keys:
+        store.put(key, b"x", "image/jpeg")
+    assert store.delete(iter(keys[:4])) == 4
+    assert list(store.list("")) == keys[4:]
+    assert store.delete(keys[:5]) == 5  # again, as after a crash
+    assert list(store.list("frames/cam/")) == keys[5:]
+    with pytest.raises(ObjectNotFoundError):
+        store.get(keys[0])
+    store.put(keys[0], b"new", "image/jpeg")
+    assert store.get(keys[0]) == b"new"
+
+
+def test_many_are_deleted_and_nothing_is_no_error(store: ObjectStore) -> None:
+    assert store.delete([]) == 0
+    keys = [f"groups/cam/{number:04d}.jpg" for number in range(1100)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda key: store.put(key, b"x", "image/jpeg"), keys))
+    assert store.delete(keys) == len(keys)
+    assert list(store.list("")) == []
+
+
+def test_a_folder_that_empties_while_others_write_into_it_loses_nothing(store: ObjectStore) -> None:
+    def write_and_delete(worker: int) -> str:
+        for number in range(20):
+            store.put(f"a/b/{worker}-{number}", b"x", "text/plain")
+            store.delete([f"a/b/{worker}-{number}"])
+        store.put(f"a/b/{worker}-kept", b"x", "text/plain")
+        return f"a/b/{worker}-kept"
+
+    with ThreadPoolExecutor(4) as threads:
+        kept = sorted(threads.map(write_and_delete, range(4)))
+    assert list(store.list("a/")) == kept
+
+
 @pytest.mark.parametrize("key", NOT_KEYS, ids=repr)
 def test_what_cannot_be_a_key_is_refused_by_name(store: ObjectStore, key: str) -> None:
-    for use in (lambda: store.put(key, b"x", "text/plain"), lambda: store.get(key), lambda: store.url(key)):
+    uses = (
+        lambda: store.put(key, b"x", "text/plain"),
+        lambda: store.get(key),
+        lambda: store.url(key),
+        lambda: store.delete([key]),
+    )
+    for use in uses:
         with pytest.raises(ContractError) as caught:
             use()
         assert repr(key) in str(caught.value)

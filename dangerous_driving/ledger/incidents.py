@@ -1,0 +1,112 @@
+"""Incidents that a person is told of, and what holds the window lane back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Protocol
+
+from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dangerous_driving.contracts import Lane
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.tables import ApiKey
+from dangerous_driving.ledger.tables import Incident as IncidentRow
+
+#: Rows of a digest.
+SHOWN = 100
+
+
+@dataclass(frozen=True)
+class Incident:
+    """``kind`` (``run_failed``, ``window_lane_held``, …) and ``subject`` make it the same one when it comes again."""
+
+    kind: str
+    subject: str
+    message: str
+    count: int = 1
+
+
+class Budget(Protocol):
+    """What a lane may spend in a day (UTC); None: no limit."""
+
+    @property
+    def calls(self) -> int | None:
+        """Requests."""
+
+    @property
+    def cost(self) -> float | None:
+        """Money."""
+
+
+def record(engine: Engine, incident: Incident) -> bool:
+    """Note it; returns whether it is new, and not one that lasts already."""
+    statement = insert(IncidentRow).values(
+        kind=incident.kind, subject=incident.subject, message=incident.message, count=incident.count
+    )
+    with transaction(engine) as connection:
+        total = connection.scalar(
+            statement.on_conflict_do_update(
+                index_elements=["kind", "subject"],
+                index_where=text("ended_at IS NULL"),
+                set_={
+                    "count": IncidentRow.count + statement.excluded.count,
+                    "message": statement.excluded.message,
+                    "last_at": func.now(),
+                },
+            ).returning(IncidentRow.count)
+        )
+    return total == incident.count
+
+
+def end(engine: Engine, kind: str, subject: str) -> bool:
+    """Note that it is over; returns whether there was one."""
+    with transaction(engine) as connection:
+        return bool(
+            connection.execute(
+                update(IncidentRow)
+                .where(IncidentRow.kind == kind, IncidentRow.subject == subject, IncidentRow.ended_at.is_(None))
+                .values(ended_at=func.now())
+            ).rowcount
+        )
+
+
+def incidents_between(engine: Engine, start: datetime, end_: datetime) -> list[Incident]:
+    """Those that were there in ``[start, end_)``, newest first."""
+    statement = (
+        select(IncidentRow.kind, IncidentRow.subject, IncidentRow.message, IncidentRow.count)
+        .where(IncidentRow.last_at >= start, IncidentRow.first_at < end_)
+        .order_by(IncidentRow.last_at.desc())
+        .limit(SHOWN)
+    )
+    with transaction(engine) as connection:
+        return [Incident(*row) for row in connection.execute(statement)]
+
+
+def hold_reason(engine: Engine, lane: Lane, budget: Budget | None, *, today: date | None = None) -> str | None:
+    """Why no run of this lane should be launched now, or None.
+
+    Held back while its budget of the day is spent (``lane_spending``, which the key pool keeps), or while every known
+    key is disabled: a run would hand all its groups back. Before the first call no key is known, and nothing is held.
+    """
+    with transaction(engine) as connection:
+        known, disabled = connection.execute(
+            select(func.count(), func.count().filter(ApiKey.state == "disabled")).select_from(ApiKey)
+        ).one()
+        if known and known == disabled:
+            return f"all {known} keys are disabled; enable one, or set another"
+        if budget is None or (budget.calls is None and budget.cost is None):
+            return None
+        row = connection.execute(
+            text("SELECT calls, cost FROM lane_spending WHERE day = :day AND lane = :lane"),
+            {"day": today or datetime.now(UTC).date(), "lane": lane.value},
+        ).one_or_none()
+    if row is None:
+        return None
+    spent = f"{row.calls} calls, {row.cost:.4g} of money"
+    if (budget.calls is not None and row.calls >= budget.calls) or (
+        budget.cost is not None and row.cost >= budget.cost
+    ):
+        return f"the lane {lane.value} has spent its budget of the day ({spent}); raise it, or wait for midnight UTC"
+    return None

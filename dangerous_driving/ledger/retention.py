@@ -1,0 +1,130 @@
+"""What retention takes from the ledger: whole day partitions, and the small rows beside them.
+
+``alert`` and ``alert_event`` stay: they are few, and the history of a junction is read over years.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy import Engine, text
+
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.schema import SCHEMA_LOCK, partition_name
+from dangerous_driving.ledger.tables import PARTITIONED
+
+#: s that dropping waits for readers of a table; then it fails, and the next run tries again.
+LOCK_TIMEOUT = 10
+EXPIRED = "no lane could carry it before its retention ended"
+
+
+@dataclass(frozen=True)
+class DayPartition:
+    """One table's rows of one UTC day."""
+
+    table: str
+    day: date
+    size: int  # bytes, indices included
+
+
+def cutoff(now: datetime, retention_days: int) -> date:
+    """The oldest day that is kept: the whole of today and the `retention_days` before it."""
+    return now.astimezone(UTC).date() - timedelta(days=retention_days)
+
+
+def expired_partitions(engine: Engine, before: date) -> list[DayPartition]:
+    """The partitions of days before that one, oldest first."""
+    found = []
+    with transaction(engine) as connection:
+        rows = connection.execute(text(_PARTITIONS), {"tables": list(PARTITIONED)}).all()
+    for table, name, size in rows:
+        day = datetime.strptime(name.removeprefix(f"{table}_p"), "%Y%m%d").replace(tzinfo=UTC).date()
+        if day < before:
+            found.append(DayPartition(table, day, size))
+    return sorted(found, key=lambda partition: (partition.day, partition.table))
+
+
+def expiring_tasks(engine: Engine, before: date) -> dict[str, int]:
+    """Tasks of days up to `before` (it included: the next run drops it) that nobody has assessed, by camera."""
+    with transaction(engine) as connection:
+        return dict(connection.execute(text(_EXPIRING), {"before": _next_midnight(before)}).tuples().all())
+
+
+def expire_tasks(engine: Engine, before: date) -> dict[str, int]:
+    """Mark the tasks of :func:`expiring_tasks` as expired; returns how many, by camera."""
+    with transaction(engine) as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        parameters = {"before": _next_midnight(before), "reason": EXPIRED}
+        return dict(connection.execute(text(_EXPIRE), parameters).tuples().all())
+
+
+def drop_day(engine: Engine, day: date) -> None:
+    """Drop all tables' partitions of the day, in one transaction.
+
+    Raises:
+        LedgerError: a reader held a table for too long; nothing was dropped.
+    """
+    with transaction(engine) as connection:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
+        for table in PARTITIONED:
+            connection.execute(text(f"DROP TABLE IF EXISTS {partition_name(table, day)}"))
+
+
+def prune_rows(engine: Engine, before: date) -> dict[str, int]:
+    """Delete the small rows that belong to days before that one; returns how many, by table."""
+    parameters = {"before": datetime.combine(before, datetime.min.time(), tzinfo=UTC)}
+    with transaction(engine) as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        return {table: connection.execute(text(query), parameters).rowcount for table, query in _SMALL.items()}
+
+
+def cameras_without_content(engine: Engine) -> list[str]:
+    """Cameras that the table does not enable and that have no window left."""
+    with transaction(engine) as connection:
+        return list(connection.scalars(text(_WITHOUT_CONTENT)))
+
+
+def camera_ids(engine: Engine) -> list[str]:
+    """All cameras ever seen."""
+    with transaction(engine) as connection:
+        return list(connection.scalars(text("SELECT id FROM camera ORDER BY id")))
+
+
+def _next_midnight(day: date) -> datetime:
+    return datetime.combine(day + timedelta(days=1), datetime.min.time(), tzinfo=UTC)
+
+
+_PARTITIONS = """
+SELECT parent.relname, child.relname, pg_total_relation_size(child.oid)
+FROM pg_inherits i
+JOIN pg_class parent ON parent.oid = i.inhparent
+JOIN pg_class child ON child.oid = i.inhrelid
+WHERE parent.relname = ANY(:tables) AND parent.relkind = 'p'
+"""
+
+_EXPIRING = """
+SELECT camera_id, count(*) FROM assessment_task WHERE captured_at < :before AND state = 'pending' GROUP BY 1
+"""
+
+_EXPIRE = """
+WITH expired AS (
+    UPDATE assessment_task SET state = 'expired', reason = :reason, updated_at = now()
+    WHERE captured_at < :before AND state = 'pending' RETURNING camera_id
+)
+SELECT camera_id, count(*) FROM expired GROUP BY 1
+"""
+
+_SMALL = {
+    "camera_window": "DELETE FROM camera_window WHERE window_start < :before",
+    "backfill_task": "DELETE FROM backfill_task WHERE captured_at < :before",
+    "incident": "DELETE FROM incident WHERE last_at < :before AND (ended_at IS NOT NULL OR kind = 'run_failed')",
+    # a call's row names its worker, and goes with its day
+    "worker": "DELETE FROM worker WHERE stopped_at < :before",
+}
+
+_WITHOUT_CONTENT = """
+SELECT id FROM camera c WHERE NOT enabled AND NOT EXISTS (SELECT 1 FROM camera_window w WHERE w.camera_id = c.id)
+ORDER BY id
+"""
