@@ -135,7 +135,7 @@ class QuietRest:
         )
 
     async def _change(
-        self, actor: Actor, act: str, camera_id: str, detail: dict[str, Any], work: Callable[[], None]
+        self, actor: Actor, act: str, camera_id: str, detail: dict[str, Any], work: Callable[[], object]
     ) -> CameraQuietStatus:
         async def changed() -> CameraQuietStatus:
             await asyncio.to_thread(work)

@@ -231,7 +231,7 @@ def go_on_from(weights: Path, folder: Path, data: Path) -> Path:
             )
         network.eval()
         for file in sorted((data.parent / "images/train").glob("*.jpg"))[::40]:
-            cut = cv2.imread(str(file))
+            cut: Any = cv2.imread(str(file))
             cut = cut[: cut.shape[0] // 32 * 32, : cut.shape[1] // 32 * 32, ::-1]  # the network's coarsest grid
             network(torch.from_numpy(np.ascontiguousarray(cut.transpose(2, 0, 1)))[None].float() / 255)
         for hook in hooks:

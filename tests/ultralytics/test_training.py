@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ def test_a_training_that_goes_on_begins_with_the_answers_of_the_weights_that_it_
 ) -> None:
     start = go_on_from(OWN_WEIGHTS, tmp_path, data)
     again = export(start, tmp_path / "again.onnx", SMALL)
-    pictures = [cv2.imread(str(file)) for file in sorted((data.parent / "images/held_out").glob("*.jpg"))]
+    pictures: list[Any] = [cv2.imread(str(file)) for file in sorted((data.parent / "images/held_out").glob("*.jpg"))]
     before, after = (
         CpuEngine(DetectionSettings(weights=weights, input_size=640)).detect(pictures)
         for weights in (OWN_WEIGHTS, again)
