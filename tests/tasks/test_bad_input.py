@@ -86,7 +86,18 @@ def _groups(count: int) -> Callable[[dict[str, Any]], None]:
         (_set("timestamp", "2027-06-01T00:00:00Z"), "timestamp"),
         (_set("timestamp", "1999-06-01T00:00:00Z"), "timestamp"),
     ],
-    ids=["nan", "infinite", "negative", "left-of", "outside", "many", "old-version", "new-version", "year-ahead", "last-century"],
+    ids=[
+        "nan",
+        "infinite",
+        "negative",
+        "left-of",
+        "outside",
+        "many",
+        "old-version",
+        "new-version",
+        "year-ahead",
+        "last-century",
+    ],
 )
 def test_a_wrong_value_is_named(damage: Callable[[dict[str, Any]], None], field: str) -> None:
     message = fields()
