@@ -33,6 +33,10 @@ HEARTBEAT_INTERVAL_MAX = 3.0
 #: s; how long a poll that meets an outage rests at most
 OUTAGE_PAUSE = 0.5
 
+#: s between two attempts to commit what could not be committed, and how long each may hold up a poll
+COMMIT_AGAIN_PAUSE = 1.0
+COMMIT_AGAIN_TIMEOUT = 1.0
+
 #: s between two looks for the topics' metadata
 METADATA_PAUSE = 0.01
 METADATA_ASK = 0.5
@@ -95,6 +99,7 @@ class Consumer(Generic[MessageT]):
         self._dead_letters = dead_letters
         self._own_dead_letters: Producer | None = None
         self._paused = False
+        self._commit_again_at = 0.0
         # the group's listener runs on the client's I/O thread
         self._lock = threading.Lock()
         self._marks: dict[TopicPartition, LowWaterMark] = {}  # what was handed out, and what is done of it
@@ -199,9 +204,18 @@ class Consumer(Generic[MessageT]):
                 mark.hand_out(offsets[partition], records[-1].offset + 1)
         for item in received:
             KAFKA_CONSUMED.labels(topic=item.topic.value).inc()
-        if self._to_commit:  # left over by a change in the group
-            self._commit_done()
+        self._commit_left_over()
         return received
+
+    def _commit_left_over(self) -> None:
+        # of a change in the group or an outage. It must not raise: the messages of this poll are not handed out yet
+        if not self._to_commit or time.monotonic() < self._commit_again_at:
+            return
+        self._commit_again_at = time.monotonic() + COMMIT_AGAIN_PAUSE
+        try:
+            self._commit_done(min(COMMIT_AGAIN_TIMEOUT, self._kafka.request_timeout))
+        except BrokerError as error:
+            log.warning("commit put off", group=self._group, reason=str(error))
 
     def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
         try:
@@ -321,16 +335,16 @@ class Consumer(Generic[MessageT]):
             for partition, mark in self._marks.items():
                 if (position := mark.take()) is not None:
                     self._to_commit[partition] = position
-        return not self._to_commit or self._commit_done()
+        return not self._to_commit or self._commit_done(self._kafka.request_timeout)
 
-    def _commit_done(self) -> bool:
+    def _commit_done(self, timeout: float) -> bool:
         with self._lock:
             done = dict(self._to_commit)
         try:
             with broker_errors(self._kafka, f"cannot commit for group {self._group}"):
                 self._client.commit(
                     {partition: OffsetAndMetadata(offset) for partition, offset in done.items()},
-                    timeout_ms=milliseconds(self._kafka.request_timeout),
+                    timeout_ms=milliseconds(timeout),
                 )
         except BrokerError as error:
             if isinstance(error.__cause__, kafka_errors.CommitFailedError | kafka_errors.RebalanceInProgressError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.kafka.cluster import ClusterError, copy_jars
+from infra.kafka.cluster import ClusterError, copy_jars, spawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
@@ -116,16 +116,12 @@ class FlinkCluster:
         (self._folder / "tmp").mkdir()
 
     def _spawn(self, name: str, script: str) -> None:
-        leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        with (self._folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [*leash, str(self._home / "bin" / script), "start-foreground"],
-                env=os.environ | {"FLINK_CONF_DIR": str(self._folder / "conf"), "FLINK_HOME": str(self._home)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._processes[name] = spawn(
+            [str(self._home / "bin" / script), "start-foreground"],
+            self._folder / f"{name}.log",
+            leashed=True,
+            environment=os.environ | {"FLINK_CONF_DIR": str(self._folder / "conf"), "FLINK_HOME": str(self._home)},
+        )
 
     def start_task_manager(self, number: int) -> None:
         """Start one; it offers its slots by itself."""

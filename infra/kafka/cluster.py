@@ -29,6 +29,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +135,28 @@ def copy_jars(pom: Path, folder: Path) -> None:
         except OSError:
             if not folder.is_dir():  # else another process was first
                 raise
+
+
+# The kernel ends a leashed process with the THREAD that started it; so one thread, which lives as long as this process,
+# starts them all.
+_starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
+
+
+def spawn(
+    command: Sequence[str], log: Path, *, leashed: bool, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own; leashed: it ends with this process, even if that is killed."""
+    leash = ["setpriv", "--pdeathsig", "KILL"] if leashed and shutil.which("setpriv") else []
+    with log.open("ab") as output:
+        return _starter.submit(
+            subprocess.Popen,
+            [*leash, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        ).result()
 
 
 @dataclass(frozen=True)
@@ -275,15 +298,11 @@ class KafkaCluster:
         ]  # fmt: skip
 
     def _spawn(self, broker: Broker, libraries: Path) -> None:
-        leash = ["setpriv", "--pdeathsig", "KILL"] if self._leashed and shutil.which("setpriv") else []
-        with broker.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*leash, *self._java(broker, libraries, self._heap), "kafka.Kafka", str(broker.properties)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = spawn(
+            [*self._java(broker, libraries, self._heap), "kafka.Kafka", str(broker.properties)],
+            broker.log,
+            leashed=self._leashed,
+        )
         (broker.folder / "pid").write_text(str(process.pid))
         self._processes[broker.node] = process
 

@@ -6,8 +6,10 @@ import threading
 from typing import Self
 
 import pytest
+from kafka.errors import KafkaTimeoutError
 
 from dangerous_driving.contracts import DetectionResult
+from dangerous_driving.errors import BrokerError
 from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
 from dangerous_driving.observability.metrics import KAFKA_CONSUMER_LAG
 from dangerous_driving.settings import KafkaSettings
@@ -39,6 +41,27 @@ def test_messages_come_again_until_they_are_committed(kafka: KafkaSettings, prod
     send(producer, camera, 5, 6)
     with member(kafka) as third:
         assert numbers(receive(third, camera, 2), camera) == [5, 6]
+
+
+def test_a_commit_that_fails_costs_no_message_and_is_made_good(
+    kafka: KafkaSettings, producer: Producer, camera: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise KafkaTimeoutError("the coordinator is away")
+
+    send(producer, camera, 0, 2)
+    with member(kafka) as first:
+        assert numbers(receive(first, camera, 3), camera) == [0, 1, 2]
+        with monkeypatch.context() as outage:
+            outage.setattr(first._client, "commit", away)
+            with pytest.raises(BrokerError):
+                first.commit()
+            send(producer, camera, 3, 5)
+            # the polls try to commit in vain, and must hand out all the same
+            assert numbers(receive(first, camera, 3), camera) == [3, 4, 5]
+        wait_until(lambda: not first.poll(0.2, 10) and not first._to_commit, "the commit of the first ones")
+    with member(kafka) as second:  # 3 to 5 were handed out, but nobody said that they are done
+        assert numbers(receive(second, camera, 3), camera) == [3, 4, 5]
 
 
 def test_a_commit_covers_only_what_was_handed_out(kafka: KafkaSettings, producer: Producer, camera: str) -> None:
