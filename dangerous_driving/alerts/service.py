@@ -25,7 +25,13 @@ from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.messaging import Received, Topic
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import GroupMember, Sender
-from dangerous_driving.observability.metrics import ALERT_CHANGES, ALERT_INPUTS_IGNORED, ALERTS_RUNG
+from dangerous_driving.observability.metrics import (
+    ALERT_CHANGES,
+    ALERT_INPUTS_IGNORED,
+    ALERTS_ESCALATED,
+    ALERTS_HELD,
+    ALERTS_RUNG,
+)
 from dangerous_driving.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -234,3 +240,7 @@ def _count(changes: Sequence[AlertChange]) -> None:
             )
         if alert.notify:
             ALERTS_RUNG.labels(risk_level=alert.risk_level.value).inc()
+        if alert.held_reason:
+            ALERTS_HELD.labels(reason=alert.held_reason).inc()
+        if alert.escalation:
+            ALERTS_ESCALATED.inc()

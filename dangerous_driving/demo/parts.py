@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from dangerous_driving.errors import DangerousDrivingError
-from dangerous_driving.settings import ENV_PREFIX
+from dangerous_driving.settings import ENV_PREFIX, SECRET_PREFIX
 
 #: Marks every process of a demo with its folder, so that the next start finds what a killed one left running.
 FOLDER_VARIABLE = "DANGEROUS_DRIVING_DEMO_FOLDER"
@@ -120,7 +120,11 @@ def leashed(*argv: str) -> list[str]:
 
 def environment_of(folder: Path, settings_file: Path, **more: str) -> dict[str, str]:
     """The environment of a part: the demo's settings file in place of the user's own DD_ variables, which it contains."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(ENV_PREFIX) or name.startswith(SECRET_PREFIX)  # those are no settings: sources name them
+    }
     return inherited | {
         FOLDER_VARIABLE: str(folder),
         ENV_PREFIX + "CONFIG": str(settings_file),

@@ -111,6 +111,8 @@ KEY_WAIT = Histogram(
 
 ALERT_CHANGES = Counter("alerts_total", "Alerts that reached a state, by their level then", ["state", "risk_level"])
 ALERTS_RUNG = Counter("alerts_rung_total", "Alerts that asked for attention", ["risk_level"])
+ALERTS_HELD = Counter("alerts_held_total", "Alerts whose ringing waits: quiet_hours, snooze", ["reason"])
+ALERTS_ESCALATED = Counter("alerts_escalated_total", "Alerts that rang again since nobody had judged them")
 ALERT_INPUTS_IGNORED = Counter(
     "alert_inputs_ignored_total", "Results that alerts do not follow from: failure, other_run, no_place", ["reason"]
 )

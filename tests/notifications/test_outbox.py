@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, text
 from dangerous_driving.alerts.inputs import VerdictGiven
 from dangerous_driving.alerts.lifecycle import Lifecycle
 from dangerous_driving.contracts import AlertBasis, RiskLevel, Verdict
-from dangerous_driving.errors import DeliveryError, RefusedError
+from dangerous_driving.errors import DeliveryError, LedgerError, RefusedError
 from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.ledger import notifications as ledger
 from dangerous_driving.ledger import quiet
@@ -350,6 +351,43 @@ def test_two_processes_share_the_outbox_without_telling_anything_twice(house: Ho
         list(processes.map(lambda _: house.send(), range(4)))
     sent = [item.notification_id for item, _ in house.channel.sent]
     assert len(sent) == len(set(sent)) == 12
+
+
+def test_while_the_database_is_away_the_service_waits_and_then_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_plan, real_claim, away = ledger.plan_pending, ledger.claim, {"plan": 3, "claim": 3}
+
+    def flaky(what: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if away[what]:
+                away[what] -= 1
+                raise LedgerError("away")
+            return real(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(ledger, "plan_pending", flaky("plan", real_plan))
+    monkeypatch.setattr(ledger, "claim", flaky("claim", real_claim))
+    danger(house.engine)
+    stop = threading.Event()
+    house.channel.after = stop.set
+    service = house.service()
+    service.POLL_SECONDS = service.BACKOFF_MAX = 0.02
+    service.run(stop)
+    assert house.channel.kinds == ["ring"]
+    assert away == {"plan": 0, "claim": 0}
+
+
+def test_an_error_of_our_own_ends_the_process_and_loses_nothing(house: House) -> None:
+    """It is restarted by whoever runs it; to go on with a thread less would keep one receiver's messages back unseen."""
+    danger(house.engine)
+    house.channel.fail = lambda _: RuntimeError("a bug")
+    service = house.service()
+    service.POLL_SECONDS = 0.02
+    with pytest.raises(RuntimeError, match="a bug"):
+        service.run(threading.Event())
+    assert house.states() == {"pending": 1}
 
 
 def test_a_template_that_fails_keeps_its_message_until_it_is_mended(house: House, tmp_path: Any) -> None:

@@ -70,6 +70,7 @@ def test_an_alert_of_no_type_yet_concerns_everybody() -> None:
     [
         ({}, None),
         ({"reached_level": HIGH}, "raised"),
+        ({"reached_level": MEDIUM}, None),
         ({"escalation": 1, "notify": True}, "escalation"),
         ({"state": AlertState.WITHDRAWN}, "withdrawn"),
         ({"state": AlertState.CLOSED}, "closed"),
