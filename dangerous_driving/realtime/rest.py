@@ -46,7 +46,8 @@ _PICTURE: dict[str, Any] = {
     "responses": {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
 }
 
-_CURSOR = re.compile(r"(\d{1,15})\.([A-Za-z0-9-]{1,64})")
+#: The opening time in ms and the id of the last alert of a page; 14 digits reach the year 5138.
+_CURSOR = re.compile(r"^([0-9]{1,14})\.([A-Za-z0-9-]{1,64})$")
 
 
 class StageTime(Message):
@@ -207,7 +208,9 @@ class Rest:
         state: Annotated[list[AlertState] | None, Query()] = None,
         since: Annotated[AwareDatetime | None, Query()] = None,
         before: Annotated[AwareDatetime | None, Query()] = None,
-        cursor: Annotated[str | None, Query(description="nextCursor of the page before")] = None,
+        cursor: Annotated[
+            str | None, Query(pattern=_CURSOR.pattern, description="nextCursor of the page before")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> AlertPage:
         """Alerts, those opened last first."""
