@@ -21,6 +21,10 @@ from dangerous_driving.realtime.access import Role
 
 #: bytes; the largest message a client may send
 MAX_CLIENT_MESSAGE = 64 * 1024
+#: What PostgreSQL's text can hold.
+NO_NUL = r"^[^\x00]*$"
+PersonName = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
+Note = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
 #: cameras in one subscription
 MAX_CAMERAS = 1000
 
@@ -119,16 +123,16 @@ class SubscriptionData(Message):
 class FeedbackData(Message):
     """A person's word on an alert."""
 
-    alert_id: str = Field(min_length=1, max_length=64)
-    note: str = Field(default="", max_length=2000)
-    by: str = Field(default="operator", min_length=1, max_length=64)
+    alert_id: str = Field(min_length=1, max_length=64, pattern=NO_NUL)
+    note: Note = ""
+    by: PersonName = "operator"
 
 
 class CameraData(Message):
     """One camera."""
 
     camera_id: CameraId
-    by: str = Field(default="operator", min_length=1, max_length=64)
+    by: PersonName = "operator"
 
 
 class Ping(Message):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import (
@@ -29,7 +29,7 @@ from dangerous_driving.ledger.alerts import AlertFilter, AlertPosition
 from dangerous_driving.ledger.history import stage_times
 from dangerous_driving.realtime.access import Role
 from dangerous_driving.realtime.acts import Acts, UnknownTargetError, camera_status
-from dangerous_driving.realtime.envelopes import CameraStatus
+from dangerous_driving.realtime.envelopes import NO_NUL, CameraStatus, Note, PersonName
 from dangerous_driving.realtime.guard import Guard, actor_of, caller_of
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.realtime.parameters import REFUSALS, CameraParameter, IdParameter
@@ -41,16 +41,13 @@ PICTURE_HEADERS = {"Cache-Control": "private, max-age=86400, immutable"}
 #: Counts go back this far.
 COUNTED = timedelta(hours=1)
 
-#: What PostgreSQL's text can hold.
-_NO_NUL = r"^[^\x00]*$"
-
-
 _PICTURE: dict[str, Any] = {
     "response_class": Response,
     "responses": {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
 }
 
-_CURSOR = re.compile(r"(\d{1,15})\.([A-Za-z0-9-]{1,64})")
+#: The opening time in ms and the id of the last alert of a page; 14 digits reach the year 5138.
+_CURSOR = re.compile(r"^([0-9]{1,14})\.([A-Za-z0-9-]{1,64})$")
 
 
 class StageTime(Message):
@@ -90,14 +87,14 @@ class AlertDetail(Message):
 class FeedbackBody(Message):
     """A person's word."""
 
-    note: str = Field(default="", max_length=2000)
-    by: str = Field(default="operator", min_length=1, max_length=64)
+    note: Note = ""
+    by: PersonName = "operator"
 
 
 class ActBody(Message):
     """Who wants it done, where no token proves a name."""
 
-    by: str = Field(default="operator", min_length=1, max_length=64)
+    by: PersonName = "operator"
 
 
 class KeyStatus(Message):
@@ -211,7 +208,9 @@ class Rest:
         state: Annotated[list[AlertState] | None, Query()] = None,
         since: Annotated[AwareDatetime | None, Query()] = None,
         before: Annotated[AwareDatetime | None, Query()] = None,
-        cursor: Annotated[str | None, Query(description="nextCursor of the page before")] = None,
+        cursor: Annotated[
+            str | None, Query(pattern=_CURSOR.pattern, description="nextCursor of the page before")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> AlertPage:
         """Alerts, those opened last first."""
@@ -266,8 +265,8 @@ class Rest:
     def audit(
         self,
         before: Annotated[int | None, Query(ge=1, le=2**62, description="nextBefore of the page before")] = None,
-        actor: Annotated[str | None, Query(max_length=64, pattern=_NO_NUL)] = None,
-        target: Annotated[str | None, Query(max_length=160, pattern=_NO_NUL)] = None,
+        actor: Annotated[str | None, Query(max_length=64, pattern=NO_NUL)] = None,
+        target: Annotated[str | None, Query(max_length=160, pattern=NO_NUL)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> AuditPage:
         """What people did through the bridges, the newest first. For admins."""

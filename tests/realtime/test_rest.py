@@ -105,6 +105,8 @@ def test_a_verdict_is_kept_published_and_pushed(
         ("POST", "/api/alerts/a/reject", {"by": ""}, 422),
         ("POST", "/api/alerts/a/reject", {"note": "x" * 2001}, 422),
         ("POST", "/api/alerts/a/reject", {"note": "x" * 100_000}, 413),
+        ("POST", "/api/alerts/a/reject", {"note": "a\x00b"}, 422),
+        ("POST", "/api/cameras/a/stop", {"by": "\x00"}, 422),
         ("GET", "/api/alerts?limit=0", None, 422),
         ("GET", "/api/alerts?limit=201", None, 422),
         ("GET", "/api/alerts?level=extreme", None, 422),

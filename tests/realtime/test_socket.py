@@ -116,7 +116,16 @@ def test_a_verdict_on_an_unknown_alert_is_an_error(bridge: RunningBridge) -> Non
 # bad input
 
 
-@pytest.mark.parametrize("message", ["{", '{"type": "reboot"}', '{"type": "subscribe", "data": 7}', b"\x00\xff"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type": "reject", "data": {"alertId": "a", "by": "\\u0000"}}',
+        "{",
+        '{"type": "reboot"}',
+        '{"type": "subscribe", "data": 7}',
+        b"\x00\xff",
+    ],
+)
 def test_an_unreadable_message_is_answered_and_the_client_stays(bridge: RunningBridge, message: str | bytes) -> None:
     with bridge.socket() as client:
         client.connection.send(message)
