@@ -4,14 +4,16 @@
     python -m benchmarks.key_pool --quick    # a scaled minute of 10 s, under three minutes
     python -m benchmarks.key_pool --parts quota,lanes    # some parts; the table is made of all parts measured so far
 
-Client, endpoint and database share this machine's cores. LiteLLM runs in an environment of its own (`make benchmark-litellm`) and is
+Client, endpoint and database share this machine's cores, at high priority where that is allowed. LiteLLM runs in an environment of its own (`make benchmark-litellm`) and is
 left out, with a line that says so, where that is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -371,6 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     scale, folder = (QUICK, PARTS_FOLDER / "quick") if given.quick else (FULL, PARTS_FOLDER / "full")
     folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):
+        os.nice(-15)  # other work on the machine shall not be measured; what is compared runs at the same priority
     wanted = (
         given.parts.split(",") if given.parts else [name for name in PARTS if not (given.quick and name == "quota50")]
     )
