@@ -5,7 +5,7 @@
 # make proof-kafka  nothing is lost or doubled while processes and brokers are killed (15 to 30 minutes)
 # make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
 # make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
-# make benchmark-key-pool  the key pool against others (25 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
+# make benchmark-key-pool  the key pool against others (16 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

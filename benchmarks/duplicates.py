@@ -1,6 +1,6 @@
-"""What reusing answers saves and costs: groups of real clips at one frame interval, by the cpu engine.
+"""What reusing answers saves and costs: groups of real clips and simulated scenes at one frame interval, by the cpu engine.
 
-    python -m benchmarks.duplicates yolov8n.onnx clip.mp4 …
+    python -m benchmarks.duplicates yolov8n.onnx clip.mp4 … simulated:queue …       # scenes are seen by their own weights
 
 Saved: the share of groups that a near-identical one answered. Error: of those, the share whose own answer would have had another
 level, by the simulated LLM (geometry alone), which is more nervous than a model that sees the picture.
@@ -25,17 +25,25 @@ from dangerous_driving.contracts import AssessmentTask, DetectionResult, Traffic
 from dangerous_driving.detection.engine import open_engine
 from dangerous_driving.detection.scene import scene_of
 from dangerous_driving.settings import CameraSpec, DetectionSettings
+from dangerous_driving.simulation import OWN_WEIGHTS
 from dangerous_driving.simulation.llm_answers import answer_to
+from dangerous_driving.simulation.scenes import Scene as Scenery
+from dangerous_driving.simulation.scenes import SceneSpec
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
 INTERVAL, SECONDS = 1.8, 10.0
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def frames(clip: Path) -> Iterator[tuple[datetime, Any]]:
-    """A frame each interval, three times from different instants, so that short clips give enough."""
+def frames(clip: str) -> Iterator[tuple[datetime, Any]]:
+    """A frame each interval; of a clip three times from different instants, so that short ones give enough."""
+    if clip.startswith("simulated:"):
+        scene = Scenery(SceneSpec.parse(clip))
+        for number in range(60):
+            yield START + timedelta(seconds=number * INTERVAL), scene.frame(number * INTERVAL).image
+        return
     for offset in (0.0, 0.6, 1.2):
-        capture = cv2.VideoCapture(str(clip))
+        capture = cv2.VideoCapture(clip)
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         number = 0
         due = offset
@@ -50,12 +58,12 @@ def frames(clip: Path) -> Iterator[tuple[datetime, Any]]:
         capture.release()
 
 
-def groups(clip: Path, weights: Path) -> list[tuple[Scene, str]]:
+def groups(clip: str, weights: Path) -> list[tuple[Scene, str]]:
     """Each group with the level that the simulated LLM gives it."""
-    settings = DetectionSettings(weights=weights)
+    settings = DetectionSettings(weights=OWN_WEIGHTS if clip.startswith("simulated:") else weights)
     engine = open_engine(settings)
     prompt = load_prompt("v2")
-    camera = CameraSpec.model_validate({"id": clip.stem.replace(".", "-"), "source": str(clip)})
+    camera = CameraSpec.model_validate({"id": "camera", "source": clip})
     found: list[tuple[Scene, str]] = []
     for captured_at, image in frames(clip):
         height, width = image.shape[:2]
@@ -112,14 +120,14 @@ def reused(found: list[tuple[Scene, str]], distance: int, iou: float) -> tuple[i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("clips", nargs="+", help="clips, or simulated:SCENARIO")
     given = parser.parse_args()
     rows = []
     for clip in given.clips:
         found = groups(clip, given.weights)
         for distance, iou in ((2, 0.9), (4, 0.8), (8, 0.7), (12, 0.5)):
             saved, wrong = reused(found, distance, iou)
-            name = f"{clip.stem}, at most {distance} bits, IoU {iou}"
+            name = f"{Path(clip).stem}, at most {distance} bits, IoU {iou}"
             rows.append(Figure(f"saved: {name}", saved, "calls", len(found), saved / max(len(found), 1)))
             rows.append(Figure(f"another level: {name}", wrong, "answers", saved, wrong / saved if saved else None))
     print(json.dumps({"interval": INTERVAL}))

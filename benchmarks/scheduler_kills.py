@@ -45,7 +45,7 @@ from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.service import TasksService
 
 FAULTS = {"break": 0.02, "hang": 0.01, "garbage": 0.01}
-WINDOW = 60
+WINDOW = 3600
 CAMERAS = 8
 
 

@@ -40,6 +40,7 @@ MAX_ANSWER = 64_000
 #: Characters of an endpoint's own words that go into an error.
 MAX_QUOTE = 200
 
+NOWHERE = "http://127.0.0.1:9/v1"
 _NO_KEY = "none"  # the SDK wants a key when it is made; each call brings its own
 
 
@@ -143,6 +144,17 @@ class LlmClient:
                 await client.chat.completions.create(
                     model=self._settings.model, messages=[{"role": "user", "content": "ok"}], max_tokens=1
                 )
+
+    async def warm_up(self) -> None:
+        """Have the SDK import and build what it does at its first request, which takes a tenth of a second of the event loop.
+
+        The request goes nowhere: no server listens on the discard port of this machine.
+        """
+        nowhere = self._client.with_options(base_url=NOWHERE, api_key=_NO_KEY, timeout=1.0)
+        try:
+            await nowhere.post("/chat/completions", body={}, cast_to=object)
+        except openai.OpenAIError:
+            return
 
     async def close(self) -> None:
         """Close all connections."""

@@ -54,6 +54,8 @@ async def open_assessor(
     endpoints = open_endpoints(settings, pool, engine)
     following = asyncio.create_task(follow_file(settings.keys, pool), name="key-file")
     try:
+        for endpoint in endpoints:
+            await endpoint.client.warm_up()
         async with living(own, worker, settings.assessment) as beating:
             yield Assessor(
                 llm=settings.llm,
