@@ -418,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=["kills", "broker", "outage", "fuzz", []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="small counts, to try the proof itself")
-    parser.add_argument("--messages", type=int, default=None)
+    parser.add_argument("--messages", type=int, default=None, help="of kills and fuzz")
     asked = parser.parse_args(arguments)
     parts = asked.parts or ["kills", "broker", "outage", "fuzz"]
     commit = subprocess.run(
@@ -451,7 +451,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     work_place(cluster, server, "fuzz") as (kafka, database, engine),
                     Generator(folder, kafka, database) as generator,
                 ):
-                    fuzz(verdict, kafka, engine, generator, count=500 if asked.quick else 10_000)
+                    count = asked.messages or (500 if asked.quick else 10_000)
+                    fuzz(verdict, kafka, engine, generator, count=count)
     say("every statement holds" if verdict.holds else "NOT every statement holds")
     return 0 if verdict.holds else 1
 
