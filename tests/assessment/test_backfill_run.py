@@ -158,13 +158,12 @@ async def test_one_window_that_the_ledger_refuses_does_not_end_the_others(
 ) -> None:
     from dangerous_driving.assessment import window_run
     from dangerous_driving.errors import LedgerError
-
-    genuine = window_run.start_window
+    from dangerous_driving.ledger.windows import start_window
 
     def away(engine: Any, window: Window, run_id: str) -> int:
         if window == captured[0]:
             raise LedgerError("the database did not answer")
-        return genuine(engine, window, run_id)
+        return start_window(engine, window, run_id)
 
     monkeypatch.setattr(window_run, "start_window", away)
     monkeypatch.setattr(window_run, "PATIENCE_SECONDS", 0.0)
