@@ -197,7 +197,7 @@ def test_a_window_in_the_future_is_refused(windows: Windows, frames: Ledger, an_
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ({"prompt_version": "v99"}, "there is no prompt 'v99'; use one of: v1"),
+        ({"prompt_version": "v99"}, "there is no prompt 'v99'; use one of: "),
         ({"model": " "}, "is no model"),
         ({"model": "m", "backfill": "live"}, "is no name for a backfill"),
         ({"make_current": True}, "are of a backfill"),
