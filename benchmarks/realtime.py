@@ -353,7 +353,7 @@ def _run_clients(load: Load, control: Connection) -> None:
         control.send("connected")
         alerts = await asyncio.to_thread(control.recv)  # so many were sent
         deadline = time.monotonic() + LATEST_SECONDS
-        while time.monotonic() < deadline and not all(  # noqa: ASYNC110 - of many tasks
+        while time.monotonic() < deadline and not all(
             len(reader.alerts) >= len(expected(reader.number, load.cameras, alerts))
             for reader in readers
             if not (every and reader.number % every == 0)

@@ -23,6 +23,7 @@ from dangerous_driving import (
     switch_commands,
     topic_commands,
     weights_commands,
+    window_commands,
 )
 from dangerous_driving.errors import (
     BridgeError,
@@ -48,7 +49,6 @@ app = typer.Typer(
 simulate = typer.Typer(help="Simulated parts, labelled as such everywhere.")
 database = typer.Typer(help="The ledger's schema.")
 config = typer.Typer(help="Settings.")
-windows = typer.Typer(help="Camera x time windows, the window lane without Dagster.")
 app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
@@ -60,7 +60,7 @@ app.add_typer(switch_commands.app, name="switch")
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
 app.add_typer(config, name="config")
-app.add_typer(windows, name="windows")
+app.add_typer(window_commands.app, name="windows")
 
 out = Console()
 err = Console(stderr=True)
@@ -300,30 +300,6 @@ def reimport(
     out.print(f"{done.found} detection results in the store, {done.written} were new to the ledger")
     if done.unreadable:
         err.print(f"[red]{len(done.unreadable)} could not be read[/]: {', '.join(done.unreadable[:5])} …")
-        raise typer.Exit(1)
-
-
-@windows.command("run")
-def windows_run(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    open_too: Annotated[bool, typer.Option("--open-too", help="Also windows that are not closed yet.")] = False,
-    leash: LeashOption = False,
-) -> None:
-    """Assess what is left in closed windows, as Dagster's runs do."""
-    from dangerous_driving import services
-    from dangerous_driving.demo.data_folder import opened_settings
-
-    with opened_settings(_settings(config), data_dir) as settings:
-        reports = services.run_windows(settings, open_too=open_too, leash=leash)
-    for report in reports:
-        out.print(
-            f"{report.window.camera_id} {report.window.start:%Y-%m-%d %H:%M}: {report.groups} groups, "
-            f"{report.assessed} assessed now, {report.already} before, {sum(report.failed.values())} failed",
-            highlight=False,
-        )
-    out.print(f"{len(reports)} windows")
-    if not all(report.complete for report in reports):
         raise typer.Exit(1)
 
 

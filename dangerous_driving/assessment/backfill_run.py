@@ -166,6 +166,10 @@ async def _backfill_window(
                     "no key may be used for it now, or the budget of the lane evaluation is spent; run it again later"
                 )
                 break
+            if not outcomes[Outcome.ASSESSED]:
+                error = await patiently(backfills.refusal, engine, plan.run, window)
+                if error:
+                    break  # a model that is not known there: no need to ask for all groups, time and again
         else:
             coverage = await patiently(backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts)
             if coverage.complete:
@@ -173,7 +177,7 @@ async def _backfill_window(
             await asyncio.sleep(WAIT_SECONDS)  # another run of this backfill holds some
         assessor.require_alive()
     after = await patiently(backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts)
-    if after.complete and plan.make_current:
+    if after.complete and error is None and plan.make_current:
         await patiently(backfills.make_current, engine, plan.run, window)
     live = await patiently(window_coverage, engine, window)
     report = WindowReport(
@@ -185,9 +189,9 @@ async def _backfill_window(
         failed=after.failed,
         pending=after.pending,
         levels=after.levels,
-        complete=after.complete,
+        complete=after.complete and error is None,
         run=plan.run,
-        error=None if after.complete else error,
+        error=error,
     )
     return await patiently(with_costs, engine, report)
 

@@ -49,7 +49,7 @@ def retention_asset(settings: Settings) -> dg.AssetsDefinition:
         config: RetentionConfig,
         database: DatabaseResource,
         object_store: ObjectStoreResource,
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation]:
         now = datetime.now(UTC)
         before = ledger.cutoff(now, settings.windows.retention_days)
         engine, store = database.engine, object_store.store
@@ -92,7 +92,7 @@ def retention_asset(settings: Settings) -> dg.AssetsDefinition:
             "camera_partitions": dg.MetadataValue.json(gone),
         }
         if config.dry_run:
-            context.log_event(dg.AssetObservation("retention", metadata=metadata, description="dry run: what would go"))
+            yield dg.AssetObservation("retention", metadata=metadata, description="dry run: what would go")
             return
         yield dg.MaterializeResult(metadata=metadata)
 

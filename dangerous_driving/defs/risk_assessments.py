@@ -25,6 +25,9 @@ BACKFILL_TAG = "dagster/backfill"
 NAMED = 10
 
 
+WindowEvent = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+
+
 class WindowRunConfig(dg.Config):
     """Left empty, a run assesses what has no answer. With any of the first three it assesses again, beside what is there."""
 
@@ -66,7 +69,7 @@ def risk_assessments_asset(settings: Settings, partitions: dg.MultiPartitionsDef
     )
     def risk_assessments(
         context: dg.AssetExecutionContext, config: WindowRunConfig, assessor: AssessorResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[WindowEvent]:
         wanted = [window_of_key(key, windows.length) for key in context.partition_keys]
         refused = refusals(wanted, assessor, lateness=windows.lateness)
         allowed = [window for window in wanted if window not in refused]
@@ -79,7 +82,7 @@ def risk_assessments_asset(settings: Settings, partitions: dg.MultiPartitionsDef
                 "not known yet" if estimate.cost is None else f"{estimate.cost:.4g}",
             )  # fmt: skip
             if config.estimate_only:
-                context.log_event(dg.AssetObservation(RISK_ASSESSMENTS, metadata={
+                yield (dg.AssetObservation(RISK_ASSESSMENTS, metadata={
                     "backfill": plan.run, "windows": len(allowed), "groups": estimate.groups,
                     "calls_to_make": estimate.calls, "spent": estimate.spent,
                     "estimated_cost": "not known yet" if estimate.cost is None else estimate.cost,
@@ -97,10 +100,11 @@ def risk_assessments_asset(settings: Settings, partitions: dg.MultiPartitionsDef
         problems = [f"{name_of(window)}: {reason}" for window, reason in refused.items()]
         problems += [f"{name_of(report.window)}: {report.problem}" for report in reports if report.problem]
         if problems:
-            # what is complete counts all the same; the step's own output would stand for every partition
+            # what is complete counts all the same; the step's own output would stand for every partition.
+            # Yielded, since what is logged through the context is lost when the step fails
             for report in reports:
                 if not report.error:
-                    keep(context, report, metadata[report.window], assessor, settings)
+                    yield from kept(report, metadata[report.window], assessor, settings)
             raise dg.Failure(
                 failure_text(problems, len(wanted)),
                 metadata=_totals(reports) | {"problems": dg.MetadataValue.json(problems)},
@@ -150,22 +154,20 @@ def checked_plan(
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
-def keep(
-    context: dg.AssetExecutionContext,
+def kept(
     report: WindowReport,
     metadata: dict[str, dg.MetadataValue],
     assessor: AssessorResource,
     settings: Settings,
-) -> None:
-    """Note what a window of a failing run has come to: its partition if it is complete, and its checks."""
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """What a window of a failing run has come to: its partition if it is complete, and its checks."""
     key = partition_key(report.window)
     if report.complete:
         tags = {f"dagster/partition/{name}": key.keys_by_dimension[name] for name in (CAMERA, WINDOW)}
-        context.log_event(dg.AssetMaterialization(RISK_ASSESSMENTS, partition=str(key), metadata=metadata, tags=tags))
-    for evaluation in window_evaluations(
+        yield dg.AssetMaterialization(RISK_ASSESSMENTS, partition=str(key), metadata=metadata, tags=tags)
+    yield from window_evaluations(
         assessor.database.engine, assessor.object_store.store, report.window, settings.windows
-    ):
-        context.log_event(evaluation)
+    )
 
 
 def failure_text(problems: Sequence[str], windows: int) -> str:

@@ -107,6 +107,16 @@ def claim_backfill(
     return sorted(claims, key=lambda claim: (-claim.task.priority, claim.task.timestamp))
 
 
+def refusal(engine: Engine, run: str, window: Window) -> str | None:
+    """What the endpoint says, if it refuses all requests of this backfill in the window as such; None if not."""
+    parameters = _parameters(window) | {"run": run}
+    with transaction(engine) as connection:
+        codes = dict(connection.execute(text(_REFUSED), parameters).tuples().all())
+    if set(codes) != {"bad_request"}:
+        return None
+    return f"the endpoint refuses every request ({codes['bad_request']}); check model and prompt_version"
+
+
 def backfill_coverage(engine: Engine, run: str, window: Window, *, max_attempts: int) -> BackfillCoverage:
     """Count how the backfill stands in the window; a failed group that may be tried again counts as pending."""
     parameters = _parameters(window) | {"run": run, "max_attempts": max_attempts}
@@ -198,6 +208,11 @@ WITH chosen AS (
 SELECT t.* FROM assessment_task t JOIN claimed c ON c.captured_at = t.captured_at AND c.task_id = t.task_id
 WHERE {_TASKS}
 """  # noqa: S608  # constants
+
+_REFUSED = """
+SELECT coalesce(failure_code, state), max(failure_message) FROM backfill_task
+WHERE run = :run AND camera_id = :camera AND captured_at >= :start AND captured_at < :end GROUP BY 1
+"""
 
 _COUNT = f"""
 SELECT coalesce(b.state, 'pending'), b.failure_code, coalesce(b.attempts, 0) < :max_attempts, count(*)

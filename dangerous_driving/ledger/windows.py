@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -133,6 +133,21 @@ def launch_windows(engine: Engine, launches: Sequence[tuple[DueWindow, str]]) ->
     }
     with transaction(engine) as connection:
         connection.execute(text(_LAUNCH), parameters)
+
+
+def windows_between(
+    engine: Engine, start: datetime, until: datetime, *, length: int, cameras: Collection[str] = ()
+) -> list[Window]:
+    """Windows with content that begin in ``[start, until)``, of these cameras or of all."""
+    statement = (
+        select(CameraWindow.camera_id, CameraWindow.window_start)
+        .where(CameraWindow.window_start >= start, CameraWindow.window_start < until, CameraWindow.length == length)
+        .order_by(CameraWindow.window_start, CameraWindow.camera_id)
+    )
+    if cameras:
+        statement = statement.where(CameraWindow.camera_id.in_(cameras))
+    with transaction(engine) as connection:
+        return [Window(camera_id, begin, length) for camera_id, begin in connection.execute(statement)]
 
 
 def start_window(engine: Engine, window: Window, run_id: str) -> int:

@@ -12,7 +12,7 @@ from dangerous_driving.objects.keys import checked, checked_prefix
 from dangerous_driving.objects.url import UrlMapping
 
 #: A folder that has become empty may be removed just when the next object is written into it.
-PUT_ATTEMPTS = 3
+PUT_ATTEMPTS = 20
 
 
 class FolderStore(UrlMapping):

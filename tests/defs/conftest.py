@@ -151,6 +151,8 @@ def settings(database: DatabaseSettings, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DD_WINDOWS__LENGTH", str(LENGTH))
     monkeypatch.setenv("DD_WINDOWS__LATENESS", "5")
     monkeypatch.setenv("DD_WINDOWS__RUNS_PER_TICK", "3")
+    monkeypatch.setenv("DD_WINDOWS__WINDOWS_PER_RUN", "1")
+    monkeypatch.setenv("DD_WINDOWS__RETRY_DELAY", "0")
     return load()
 
 

@@ -197,7 +197,7 @@ def test_a_window_in_the_future_is_refused(windows: Windows, frames: Ledger, an_
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ({"prompt_version": "v99"}, "there is no prompt 'v99'; use one of: v1"),
+        ({"prompt_version": "v99"}, "there is no prompt 'v99'; use one of: "),
         ({"model": " "}, "is no model"),
         ({"model": "m", "backfill": "live"}, "is no name for a backfill"),
         ({"make_current": True}, "are of a backfill"),
@@ -225,3 +225,17 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
     [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert failure.user_failure_data is not None, failure.error
     return str(failure.user_failure_data.description)
+
+
+def test_an_estimate_asks_nothing_and_materialises_nothing(
+    windows: Windows, frames: Ledger, an_hour_ago: datetime, ledger: Engine
+) -> None:
+    window = frames.capture("north-1", an_hour_ago, groups=3)
+    result = windows.run(window, config={"prompt_version": "v1", "backfill": "new", "estimate_only": True})
+    assert result.success
+    assert result.asset_materializations_for_node("risk_assessments") == []
+    [event] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION]
+    found = event.asset_observation_data.asset_observation.metadata
+    assert (found["groups"].value, found["calls_to_make"].value) == (3, 3)
+    with transaction(ledger) as connection:
+        assert connection.scalar(text("SELECT count(*) FROM llm_call")) == 0
