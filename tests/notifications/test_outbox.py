@@ -301,6 +301,15 @@ def test_what_is_older_than_a_day_is_told_to_nobody(house: House) -> None:
     assert house.plan() == 0  # it is marked as looked at
 
 
+def test_a_verdict_of_today_does_not_tell_yesterday_s_alert(house: House) -> None:
+    alert_id = danger(house.engine)
+    house.now = START + timedelta(hours=25)
+    given = VerdictGiven(at=house.now, alert_id=alert_id, verdict=Verdict.ACKNOWLEDGED, by="Ada")
+    ledger_alerts.judge(house.engine, LIFECYCLE, given)
+    assert house.plan() == 2
+    assert house.states() == {}
+
+
 # death
 
 
