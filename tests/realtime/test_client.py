@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -15,13 +16,14 @@ from typer.testing import CliRunner
 from dangerous_driving import cli
 from dangerous_driving.contracts import Alert, AlertBasis, RiskLevel
 from dangerous_driving.errors import BridgeError, BridgeRefusedError, ConfigError, DangerousDrivingError
+from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.messaging import EmbeddedBroker
 from dangerous_driving.messaging.embedded import embedded_kafka_settings
 from dangerous_driving.realtime.access import Access
 from dangerous_driving.realtime.client import BridgeClient
 from dangerous_driving.realtime_commands import line_of
 from dangerous_driving.settings import DatabaseSettings, RealtimeSettings
-from tests.conftest import missing_component
+from tests.conftest import REPOSITORY, missing_component
 from tests.realtime.bridges import prove
 from tests.realtime.conftest import BridgeFactory, RunningBridge, a_frame, a_sighting, moment
 from tests.realtime.test_hub import alert
@@ -204,3 +206,23 @@ async def test_bridges_killed_in_turn_lose_and_double_no_alert(
         outcome = await prove(tmp_path, ledger, database, kafka, seconds=12, clients=10, kills=2)
     assert outcome.alerts >= 20
     assert outcome.held, outcome
+
+
+async def test_the_program_of_the_documentation_acknowledges_what_comes(bridge: RunningBridge) -> None:
+    page = (REPOSITORY / "docs" / "realtime.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:8080", bridge.url)
+    names: dict[str, Any] = {}
+    exec(code.replace("asyncio.run(main())", ""), names)  # noqa: S102 - ours
+    task = asyncio.create_task(names["main"]())
+    judged: str | None = None
+    async with asyncio.timeout(20):
+        while judged is None:  # the first may be made before the program is connected
+            made = await in_thread(
+                bridge, f"camera-{len(bridge.producer.sent)}-{asyncio.get_running_loop().time():.0f}"
+            )
+            await asyncio.sleep(0.5)
+            kept = await asyncio.to_thread(ledger_alerts.get_alert, bridge.engine, made.alert_id)
+            judged = kept.verdict_by if kept else None
+    assert judged == "night shift"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

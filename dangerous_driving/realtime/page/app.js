@@ -79,7 +79,7 @@ function announce(alert) {
   byId("announcer").textContent = t("alert.announce", {
     level: capital(levelName(alert.riskLevel)), camera: wall.name(cameraId(alert.cameraId)), types: typesOf(alert),
   });
-  sound.ring(alert.riskLevel);
+  if (alert.notify) sound.ring(alert.riskLevel); // not in quiet hours, while snoozed or within the cooldown
 }
 
 let toastTimer = 0;

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { t } from "./i18n.js";
 import { stackedBars, tableOf } from "./plots.js";
-import { levelName, make } from "./text.js";
+import { barOf, levelName, make } from "./text.js";
 
 const REFRESH = 30_000;
 
@@ -82,10 +82,7 @@ export class History {
     const rate = (camera) => camera.dangerousScenesPer1000RoadUsers ?? 0;
     const most = Math.max(...cameras.map(rate), 0.001);
     const rows = [...cameras].sort((a, b) => rate(b) - rate(a)).map((camera) => {
-      const bar = make("meter");
-      bar.max = most;
-      bar.value = rate(camera);
-      bar.setAttribute("aria-hidden", "true"); // the number stands beside it
+      const bar = barOf(rate(camera) / most); // the number stands beside it
       const shown = make("span", "rate");
       shown.append(bar, make("b", "", camera.roadUsers ? rate(camera).toFixed(1) : "–"));
       return [camera.name, shown, String(camera.dangerousScenes), String(camera.roadUsers), String(camera.alerts), String(camera.rejected)];

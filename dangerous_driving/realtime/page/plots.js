@@ -46,7 +46,7 @@ export async function stackedBars(container, { times, stepSeconds, series, label
     },
     axes: [
       { ...axis, grid: { show: false }, space: 70, values: (_, ticks) => ticks.map((at) => tick(new Date(at * 1000))) },
-      { ...axis, size: 36, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000] },
+      { ...axis, size: 50, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000] },
     ],
     // the tallest first, so that the lower parts of the stack are drawn over it
     series: [

@@ -1,7 +1,7 @@
 // Key pool, lag and tasks: what the platform itself is doing.
 
 import { t } from "./i18n.js";
-import { make } from "./text.js";
+import { barOf, make } from "./text.js";
 
 const TASKS = ["assessed", "pending", "claimed", "failed", "expired"];
 
@@ -28,10 +28,9 @@ export class System {
 function keyRow(key) {
   const row = make("li");
   row.dataset.state = key.state;
-  const meter = make("meter");
-  Object.assign(meter, { max: key.limit, high: key.limit * 0.9, value: Math.min(key.used, key.limit) });
+  const meter = barOf(key.used / key.limit);
+  meter.dataset.full = String(key.used >= 0.9 * key.limit);
   const used = t("used", { used: key.used, limit: key.limit });
-  meter.setAttribute("aria-label", used);
   const name = make("span", "key", key.label || key.keyHash);
   name.title = key.keyHash;
   row.append(make("i", "health"), name, meter, make("span", "used", used),

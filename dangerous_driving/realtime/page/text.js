@@ -81,3 +81,13 @@ export function make(tag, className = "", text = "") {
   if (text) element.textContent = text;
   return element;
 }
+
+/** A bar filled to a share of 0 to 1, for the eye alone: its number stands beside it. */
+export function barOf(share) {
+  const bar = make("span", "bar-of");
+  const filled = make("i");
+  filled.style.width = `${(100 * Math.min(Math.max(share, 0), 1)).toFixed(1)}%`;
+  bar.append(filled);
+  bar.setAttribute("aria-hidden", "true");
+  return bar;
+}
