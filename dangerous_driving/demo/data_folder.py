@@ -37,6 +37,8 @@ class DataFolder:
         self.dagster_home = self.path / "dagster"
         self.logs = self.path / "logs"
         self.spool = self.path / "spool"
+        self.inline = self.path / "inline"
+        self.switch_file = self.path / "switch.json"
         self.settings_file = self.path / "settings.yaml"
         self.keys_file = self.path / "api_keys.yaml"
         self.broker_file = self.path / "broker.address"

@@ -92,6 +92,9 @@ def make(
         "detection": detection,
         "objects": settings.objects.model_copy(update={"kind": "folder", "folder": folder.objects}),
         "spool": settings.spool.model_copy(update={"folder": folder.spool}),
+        "assessment": settings.assessment.model_copy(
+            update={"inline_folder": folder.inline, "switch_file": folder.switch_file}
+        ),
         "windows": settings.windows.model_copy(
             update={
                 "length": WINDOW_SECONDS,

@@ -1,6 +1,7 @@
 """Prompts: versions, what they say, what goes into the request."""
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
+from dangerous_driving.assessment import prompt as prompt_module
 from dangerous_driving.assessment.prompt import available_versions, load_prompt
 from dangerous_driving.assessment.risk import SEVERITIES
 from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.errors import ConfigError, PictureError
+from dangerous_driving.settings import CameraContext
 from dangerous_driving.simulation.llm_answers import road_users_in
+
+DIGESTS = {"v1": "5ab2f6f3ac4ae3c1", "v2-zh": "173e7dded355ff27", "v2": "5c66f3293a1ad4c7"}
 
 
 def task(**changes: Any) -> AssessmentTask:
@@ -127,3 +132,44 @@ def test_an_unusable_file_is_named(content: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("dangerous_driving.assessment.prompt._folder", lambda: tmp_path)
     with pytest.raises(ConfigError, match="v9"):
         load_prompt("v9")
+
+
+@pytest.mark.parametrize("version", ["v2", "v2-zh"])
+def test_what_is_known_of_the_place_is_told_and_nothing_where_nothing_is_known(version: str) -> None:
+    prompt = load_prompt(version)
+    context = CameraContext(road_type="school street", speed_limit=30, text="Children cross at noon.")
+    told = prompt.messages(task(), "https://store/1.jpg", context)[1]["content"][1]["text"]
+    assert "school street" in told
+    assert "30" in told
+    assert "Children cross at noon." in told
+    silent = prompt.messages(task(), "https://store/1.jpg")[1]["content"][1]["text"]
+    assert "None" not in silent
+    assert "school" not in silent
+    assert road_users_in(prompt.messages(task(), "https://store/1.jpg", context)) is not None
+
+
+def test_the_chinese_prompt_asks_for_chinese_words_and_english_levels() -> None:
+    prompt = load_prompt("v2-zh")
+    assert prompt.language == "zh"
+    assert "中文" in prompt.messages(task(), "https://x")[0]["content"]
+    assert '"high"' in prompt.messages(task(), "https://x")[0]["content"]
+
+
+def test_structured_output_where_it_is_asked_for_and_there_is_a_schema() -> None:
+    schema = load_prompt("v2").response_format("json_schema")
+    assert schema is not None
+    assert next(iter(schema["json_schema"]["schema"]["properties"])) == "riskLevel"
+    assert load_prompt("v2").response_format("json_object") == {"type": "json_object"}
+    assert load_prompt("v1").response_format("json_schema") == {"type": "json_object"}
+    assert load_prompt("v2").response_format("text") is None
+
+
+def test_versions_that_were_used_are_never_edited() -> None:
+    # a change of a prompt is a new file: answers name the version that they were given to
+    assert {version: _digest(version) for version in DIGESTS} == DIGESTS
+    assert set(available_versions()) == set(DIGESTS), "a new version: add its digest"
+
+
+def _digest(version: str) -> str:
+    file = Path(prompt_module.__file__).parent / "prompts" / f"{version}.yaml"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
