@@ -34,13 +34,14 @@ class FolderStore(UrlMapping):
         written = path.with_name(f".{uuid.uuid4().hex}")
         try:
             for attempt in range(PUT_ATTEMPTS):
-                path.parent.mkdir(parents=True, exist_ok=True)
                 try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     written.write_bytes(data)
                     written.replace(path)
                     break
-                except FileNotFoundError:
-                    if attempt == PUT_ATTEMPTS - 1:  # delete() took the folder away in between, time and again
+                except (FileNotFoundError, FileExistsError):
+                    # delete() took the folder away in between (also between two steps of mkdir), time and again
+                    if attempt == PUT_ATTEMPTS - 1:
                         raise
                 except OSError:
                     written.unlink(missing_ok=True)

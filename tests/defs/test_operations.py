@@ -265,14 +265,14 @@ def test_a_failed_run_is_recorded_and_posted_with_what_it_said(
 
     result = some_job.execute_in_process(instance=instance, raise_on_error=False)
     [failure] = [event for event in result.all_events if event.is_failure and event.is_job_event]
-    context = dg.build_run_status_sensor_context(
+    with dg.build_run_status_sensor_context(
         sensor_name="failed_runs",
         dagster_instance=instance,
         dagster_run=result.dagster_run,
         dagster_event=failure,
         resources={"database": DatabaseResource()},
-    ).for_run_failure()
-    failed_runs_sensor(load())(context)
+    ) as context:
+        failed_runs_sensor(load())(context.for_run_failure())
     with transaction(ledger) as connection:
         [(kind, message)] = connection.execute(text("SELECT kind, message FROM incident")).all()
     assert kind == "run_failed"
