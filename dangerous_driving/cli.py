@@ -14,16 +14,32 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dangerous_driving import (
-    alert_commands,
-    camera_commands,
-    key_commands,
-    notification_commands,
-    realtime_commands,
-    switch_commands,
-    topic_commands,
-    weights_commands,
-    window_commands,
+from dangerous_driving.commands import (
+    alerts as alert_commands,
+)
+from dangerous_driving.commands import (
+    cameras as camera_commands,
+)
+from dangerous_driving.commands import (
+    keys as key_commands,
+)
+from dangerous_driving.commands import (
+    notifications as notification_commands,
+)
+from dangerous_driving.commands import (
+    realtime as realtime_commands,
+)
+from dangerous_driving.commands import (
+    switch as switch_commands,
+)
+from dangerous_driving.commands import (
+    topics as topic_commands,
+)
+from dangerous_driving.commands import (
+    weights as weights_commands,
+)
+from dangerous_driving.commands import (
+    windows as window_commands,
 )
 from dangerous_driving.errors import (
     BridgeError,

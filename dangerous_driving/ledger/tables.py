@@ -58,7 +58,8 @@ class Base(DeclarativeBase):
 claim_token_sequence = Sequence("claim_token_seq", metadata=Base.metadata, start=1)
 
 
-def _now() -> Any:
+def filled_now() -> Any:
+    """A column that the database fills with the time of the row."""
     return mapped_column(server_default=func.now())
 
 
@@ -74,8 +75,8 @@ class Camera(Base):
     frame_interval: Mapped[float] = mapped_column(server_default=text("1.8"))
     status: Mapped[str] = mapped_column(server_default="unknown")
     status_reason: Mapped[str] = mapped_column(server_default="")
-    status_at: Mapped[datetime] = _now()
-    created_at: Mapped[datetime] = _now()
+    status_at: Mapped[datetime] = filled_now()
+    created_at: Mapped[datetime] = filled_now()
     spec: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # of cameras kept here
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
 
@@ -91,7 +92,7 @@ class AuditEntry(Base):
     __tablename__ = "audit_entry"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    at: Mapped[datetime] = _now()
+    at: Mapped[datetime] = filled_now()
     actor: Mapped[str]
     role: Mapped[str]
     proven: Mapped[bool]  # the name is that of a signed token, not what the client wrote
@@ -125,7 +126,7 @@ class Frame(Base):
     detection_latency: Mapped[float | None]
     model: Mapped[str | None]
     node: Mapped[str | None]
-    recorded_at: Mapped[datetime] = _now()
+    recorded_at: Mapped[datetime] = filled_now()
 
     __table_args__ = (Index(None, "camera_id", "captured_at"), BY_DAY)
 
@@ -161,8 +162,8 @@ class AssessmentTask(Base):
     failure_code: Mapped[str | None]
     failure_message: Mapped[str | None]
     failure_raw: Mapped[str | None]
-    created_at: Mapped[datetime] = _now()
-    updated_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = filled_now()
+    updated_at: Mapped[datetime] = filled_now()
 
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'claimed', 'assessed', 'failed', 'expired')", name="state"),
@@ -269,8 +270,8 @@ class Worker(Base):
     service: Mapped[str]
     node: Mapped[str]
     pid: Mapped[int]
-    started_at: Mapped[datetime] = _now()
-    heartbeat_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime] = filled_now()
+    heartbeat_at: Mapped[datetime] = filled_now()
     stopped_at: Mapped[datetime | None]
 
 
@@ -292,8 +293,8 @@ class ApiKey(Base):
     learned_qps: Mapped[int | None]  # limits that the provider showed to be lower than the configured ones
     learned_rpm: Mapped[int | None]
     learned_at: Mapped[datetime | None]  # NULL: told in words, not learnt from a refusal
-    created_at: Mapped[datetime] = _now()
-    updated_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = filled_now()
+    updated_at: Mapped[datetime] = filled_now()
 
     __table_args__ = (
         CheckConstraint("state IN ('available', 'cooling', 'disabled')", name="state"),
@@ -342,7 +343,7 @@ class Switch(Base):
 
     camera_id: Mapped[str] = mapped_column(primary_key=True)
     lane: Mapped[str | None]  # NULL: taken back
-    changed_at: Mapped[datetime] = _now()
+    changed_at: Mapped[datetime] = filled_now()
 
     __table_args__ = (CheckConstraint("lane IN ('realtime', 'window', 'inline')", name="lane"),)
 
@@ -363,8 +364,8 @@ class CameraWindow(Base):
     assessed_version: Mapped[int] = mapped_column(server_default=text("0"))
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # runs on this version
     last_run_id: Mapped[str | None]
-    created_at: Mapped[datetime] = _now()
-    updated_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = filled_now()
+    updated_at: Mapped[datetime] = filled_now()
     completed_at: Mapped[datetime | None]
     run_key: Mapped[str | None]  # of the run that the sensor put it into, with others
     launched_version: Mapped[int] = mapped_column(server_default=text("0"))  # the content at that time
@@ -382,7 +383,7 @@ class Backfill(Base):
     run: Mapped[str] = mapped_column(primary_key=True)
     prompt_version: Mapped[str]
     model: Mapped[str]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = filled_now()
 
     __table_args__ = (CheckConstraint("run <> 'live'", name="run"),)
 
@@ -404,7 +405,7 @@ class BackfillTask(Base):
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     failure_code: Mapped[str | None]
     failure_message: Mapped[str | None]
-    updated_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = filled_now()
 
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'claimed', 'assessed', 'failed')", name="state"),
@@ -426,8 +427,8 @@ class Incident(Base):
     subject: Mapped[str]
     message: Mapped[str]
     count: Mapped[int] = mapped_column(server_default=text("1"))
-    first_at: Mapped[datetime] = _now()
-    last_at: Mapped[datetime] = _now()
+    first_at: Mapped[datetime] = filled_now()
+    last_at: Mapped[datetime] = filled_now()
     ended_at: Mapped[datetime | None]
 
     __table_args__ = (
@@ -519,7 +520,7 @@ class CameraQuiet(Base):
     snoozed_by: Mapped[str] = mapped_column(server_default="")
     snooze_note: Mapped[str] = mapped_column(server_default="")
     quiet_hours: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))  # [{begin, end, days}]
-    updated_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = filled_now()
 
 
 class Notification(Base):

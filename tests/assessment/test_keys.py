@@ -8,9 +8,9 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from dangerous_driving import key_commands
 from dangerous_driving.assessment.key_pool import key_hash
 from dangerous_driving.assessment.keys import configured_hashes, follow_file, load_keys, open_pool
+from dangerous_driving.commands import keys as key_commands
 from dangerous_driving.errors import ConfigError, NoKeyError
 from dangerous_driving.settings import DatabaseSettings, KeysSettings
 

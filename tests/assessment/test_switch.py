@@ -13,13 +13,13 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine
 from typer.testing import CliRunner
 
-from dangerous_driving import switch_commands
 from dangerous_driving.assessment.inline import InlineLane
 from dangerous_driving.assessment.inline_folder import InlineFolder
 from dangerous_driving.assessment.scheduler import SWITCHED, Scheduler
 from dangerous_driving.assessment.switch import ALL, Entry, LaneSwitch, Positions, read_file, write_file
 from dangerous_driving.assessment.window_run import assess_window
 from dangerous_driving.assessment.windows import window_of
+from dangerous_driving.commands import switch as switch_commands
 from dangerous_driving.contracts import Lane, Stage
 from dangerous_driving.errors import ConfigError, LedgerError
 from dangerous_driving.ledger import invariants

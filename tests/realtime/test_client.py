@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from dangerous_driving import cli
+from dangerous_driving.commands.realtime import line_of
 from dangerous_driving.contracts import Alert, AlertBasis, RiskLevel
 from dangerous_driving.errors import BridgeError, BridgeRefusedError, ConfigError, DangerousDrivingError
 from dangerous_driving.ledger import alerts as ledger_alerts
@@ -21,7 +22,6 @@ from dangerous_driving.messaging import EmbeddedBroker
 from dangerous_driving.messaging.embedded import embedded_kafka_settings
 from dangerous_driving.realtime.access import Access
 from dangerous_driving.realtime.client import BridgeClient
-from dangerous_driving.realtime_commands import line_of
 from dangerous_driving.settings import DatabaseSettings, RealtimeSettings
 from tests.conftest import REPOSITORY, missing_component
 from tests.realtime.bridges import prove

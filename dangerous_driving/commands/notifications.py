@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dangerous_driving.alert_commands import ConfigOption, DataDirOption, opened
+from dangerous_driving.commands.alerts import ConfigOption, DataDirOption, opened
 from dangerous_driving.errors import ConfigError
 
 app = typer.Typer(help="Notifications: their outbox, and a test of a receiver.", no_args_is_help=True)

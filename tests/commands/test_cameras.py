@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
-from dangerous_driving.camera_commands import app
+from dangerous_driving.commands.cameras import app
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.cameras import table_cameras
 from dangerous_driving.settings import DatabaseSettings

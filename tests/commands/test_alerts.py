@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
-from dangerous_driving import alert_commands, notification_commands
+from dangerous_driving.commands import alerts as alert_commands
+from dangerous_driving.commands import notifications as notification_commands
 from dangerous_driving.errors import ConfigError, DeliveryError
 from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.ledger import notifications as ledger_notifications

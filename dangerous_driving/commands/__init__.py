@@ -1,0 +1,1 @@
+"""The sub-commands of `dangerous-driving`, a module for each group."""
