@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -81,7 +81,7 @@ class LedgerAssessor(AssessorResource):
         return [self._assess_one(window, run_id) for window in windows]
 
     def _assess_one(self, window: Window, run_id: str) -> WindowReport:
-        engine = self.database.engine
+        engine: Engine = cast("DatabaseResource", self.database).engine
         version = start_window(engine, window, run_id)
         before = window_coverage(engine, window)
         worker = claims.start_worker(engine, service="test", node="here", pid=1)

@@ -168,7 +168,7 @@ def test_several_windows_share_a_run_and_each_has_its_own_result_and_checks(
         for event in result.asset_materializations_for_node("risk_assessments")
     }
     assert found == {str(partition_key(window)): groups for window, groups in zip(captured, (1, 1, 2, 2), strict=True)}
-    assert sorted(check[2] or "" for check in checks(result) if check[0]) == sorted(found)
+    assert sorted(check[2] or "" for check in checks(result) if check[0]) == sorted(map(str, found))
 
 
 def test_one_window_that_fails_is_named_and_the_others_are_kept(
