@@ -106,6 +106,8 @@ def endpoint(keys: int, scale: Scale) -> Iterator[Endpoint]:
         finally:
             process.terminate()
             process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 @contextmanager
