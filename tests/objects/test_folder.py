@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,18 @@ def test_links_to_other_folders_are_not_followed_by_a_listing(tmp_path: Path) ->
 def test_a_bucket_needs_a_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"objects\.bucket"):
         FolderStore(tmp_path, "")
+
+
+def test_a_folder_that_empties_while_others_write_into_it_loses_nothing(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+
+    def write_and_delete(worker: int) -> str:
+        for number in range(20):
+            store.put(f"a/b/{worker}-{number}", b"x", "text/plain")
+            store.delete([f"a/b/{worker}-{number}"])
+        store.put(f"a/b/{worker}-kept", b"x", "text/plain")
+        return f"a/b/{worker}-kept"
+
+    with ThreadPoolExecutor(4) as threads:
+        kept = sorted(threads.map(write_and_delete, range(4)))
+    assert list(store.list("a/")) == kept

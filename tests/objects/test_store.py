@@ -107,19 +107,6 @@ def test_many_are_deleted_and_nothing_is_no_error(store: ObjectStore) -> None:
     assert list(store.list("")) == []
 
 
-def test_a_folder_that_empties_while_others_write_into_it_loses_nothing(store: ObjectStore) -> None:
-    def write_and_delete(worker: int) -> str:
-        for number in range(20):
-            store.put(f"a/b/{worker}-{number}", b"x", "text/plain")
-            store.delete([f"a/b/{worker}-{number}"])
-        store.put(f"a/b/{worker}-kept", b"x", "text/plain")
-        return f"a/b/{worker}-kept"
-
-    with ThreadPoolExecutor(4) as threads:
-        kept = sorted(threads.map(write_and_delete, range(4)))
-    assert list(store.list("a/")) == kept
-
-
 @pytest.mark.parametrize("key", NOT_KEYS, ids=repr)
 def test_what_cannot_be_a_key_is_refused_by_name(store: ObjectStore, key: str) -> None:
     uses = (
