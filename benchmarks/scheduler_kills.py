@@ -226,7 +226,8 @@ def examine(run: Run, proof: Proof) -> None:
     )
     proof.calls = dict(run.rows("SELECT status, count(*) FROM llm_call GROUP BY 1"))
     proof.assessments = len(run.rows("SELECT 1 FROM risk_assessment WHERE is_current"))
-    proof.twice = len(run.rows("SELECT task_id FROM risk_assessment GROUP BY 1 HAVING count(*) > 1"))
+    # tasks that were paid for twice: two calls that ended well
+    proof.twice = len(run.rows("SELECT task_id FROM llm_call WHERE status = 'ok' GROUP BY 1 HAVING count(*) > 1"))
     proof.refused = proof.calls.get("ok", 0) - proof.assessments
     state = run.endpoint.state()
     proof.requests, proof.rate_limited = state["requests"], state["rate_limited"]

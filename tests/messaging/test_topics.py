@@ -27,6 +27,7 @@ from dangerous_driving.messaging.topics import open_admin
 from dangerous_driving.settings import KafkaSettings
 from infra.kafka.cluster import ClusterError, KafkaCluster
 from tests.conftest import missing_component
+from tests.messaging.conftest import wait_until
 
 
 def test_the_table_is_that_of_the_design() -> None:
@@ -94,11 +95,13 @@ def test_what_differs_on_existing_topics_is_named_and_set(kafka_cluster: KafkaCl
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "alerts", {"retention.ms": "1000"})])
     finally:
         admin.close()
+    # the controller has it at once, each broker a moment later
+    wait_until(lambda: bool(check(kafka)), "the brokers tell the change")
     [problem] = check(kafka)
     assert "topic alerts has retention.ms = 1000, wanted is 86400000" in problem
     changed = {line.state.topic: line.changes for line in apply(kafka) if line.outcome is Outcome.CHANGED}
     assert changed == {Topic.ALERTS: ("retention.ms 1000 -> 86400000",)}
-    assert check(kafka) == []
+    wait_until(lambda: not check(kafka), "the brokers tell that it is as wanted")
     assert {line.outcome for line in apply(kafka)} == {Outcome.EXISTED}
     state = describe(kafka)[Topic.ALERTS]
     assert (state.partitions, state.replication) == (16, 3)
