@@ -1,13 +1,13 @@
 """Notifications: their outbox, quiet hours and snoozes of cameras, escalation of alerts.
 
-Revision ID: 0005
-Revises: 0002
+Revision ID: 0004
+Revises: 0003
 """
 
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
