@@ -28,7 +28,7 @@ from dangerous_driving.assessment.records import (
     cost_of,
     reused_record,
 )
-from dangerous_driving.assessment.results import failed_result, provisional_result
+from dangerous_driving.assessment.results import PICTURE_FAILURES, failed_result, provisional_result
 from dangerous_driving.contracts import (
     LIVE_RUN,
     AssessmentFailure,
@@ -40,15 +40,11 @@ from dangerous_driving.contracts import (
 from dangerous_driving.errors import (
     AnswerError,
     BudgetSpentError,
-    ContractError,
-    DangerousDrivingError,
     KeyRejectedError,
     LedgerError,
     LlmError,
     NoKeyError,
     ObjectNotFoundError,
-    ObjectStoreError,
-    PictureError,
     StaleClaimError,
 )
 from dangerous_driving.ledger import assessments
@@ -61,15 +57,6 @@ from dangerous_driving.settings import AssessmentSettings, LlmSettings
 log = structlog.get_logger(__name__)
 
 ValueT = TypeVar("ValueT")
-
-
-#: Why a task's picture cannot be had, most special first, and the cause that its failure gets.
-PICTURE_FAILURES: dict[type[DangerousDrivingError], str] = {
-    ObjectNotFoundError: "image_missing",
-    ObjectStoreError: "object_store",
-    ContractError: "image_address",  # not one of this store
-    PictureError: "image_unreadable",
-}
 
 
 #: What a call is told that another one for the same task has overtaken.

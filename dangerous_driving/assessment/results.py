@@ -15,7 +15,22 @@ from dangerous_driving.contracts import (
     Stage,
     result_id_of,
 )
+from dangerous_driving.errors import (
+    ContractError,
+    DangerousDrivingError,
+    ObjectNotFoundError,
+    ObjectStoreError,
+    PictureError,
+)
 from dangerous_driving.ledger.assessments import AssessmentRecord
+
+#: Why a task's picture cannot be had, most special first, and the cause that its failure gets.
+PICTURE_FAILURES: dict[type[DangerousDrivingError], str] = {
+    ObjectNotFoundError: "image_missing",
+    ObjectStoreError: "object_store",
+    ContractError: "image_address",  # not one of this store
+    PictureError: "image_unreadable",
+}
 
 #: A result at one of these levels says hasDangerousDriving.
 DANGEROUS = (RiskLevel.MEDIUM, RiskLevel.HIGH)
