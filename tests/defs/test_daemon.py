@@ -133,7 +133,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End it with all that it started; a code server can outlive its parent for a while."""
     process.terminate()
     try:
-        process.wait(30)
+        process.wait(90)
     finally:
         for pid in processes_of(process.pid):
             os.kill(pid, signal.SIGKILL)
