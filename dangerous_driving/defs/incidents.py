@@ -1,7 +1,5 @@
 """Runs that failed and an endpoint that may not be asked: recorded in the ledger, logged, and posted to the webhook."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 import structlog
 from sqlalchemy import Engine
@@ -37,8 +35,7 @@ def tell(engine: Engine, settings: OperationsSettings, incident: Incident) -> bo
 
 def budget_of(settings: Settings, lane: Lane) -> Budget | None:
     """The lane's daily budget, if the settings give one."""
-    budgets: Mapping[str, Budget] = getattr(settings.keys, "budgets", {})
-    return budgets.get(lane.value)
+    return next((budget for name, budget in settings.keys.budgets.items() if name == lane.value), None)
 
 
 def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Protocol
 
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import Lane
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.tables import ApiKey
+from dangerous_driving.ledger.tables import ApiKey, LaneSpending
 from dangerous_driving.ledger.tables import Incident as IncidentRow
 
 #: Rows of a digest.
@@ -99,8 +99,9 @@ def hold_reason(engine: Engine, lane: Lane, budget: Budget | None, *, today: dat
         if budget is None or (budget.calls is None and budget.cost is None):
             return None
         row = connection.execute(
-            text("SELECT calls, cost FROM lane_spending WHERE day = :day AND lane = :lane"),
-            {"day": today or datetime.now(UTC).date(), "lane": lane.value},
+            select(LaneSpending.calls, LaneSpending.cost).where(
+                LaneSpending.day == (today or datetime.now(UTC).date()), LaneSpending.lane == lane.value
+            )
         ).one_or_none()
     if row is None:
         return None

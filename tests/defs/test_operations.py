@@ -205,22 +205,14 @@ class Budget:
 
 
 class TestHold:
-    @pytest.fixture
-    def spending(self, ledger: Engine) -> None:
-        with transaction(ledger) as connection:
-            # the key pool's table
-            connection.execute(
-                text("CREATE TABLE IF NOT EXISTS lane_spending (day date, lane text, calls bigint, cost float)")
-            )
-
     def spend(self, ledger: Engine, calls: int) -> None:
         with transaction(ledger) as connection:
             connection.execute(
-                text("INSERT INTO lane_spending VALUES (:day, 'window', :calls, 0)"),
+                text("INSERT INTO lane_spending (day, lane, calls, cost) VALUES (:day, 'window', :calls, 0)"),
                 {"day": datetime.now(UTC).date(), "calls": calls},
             )
 
-    def test_a_spent_budget_holds_and_another_days_does_not(self, ledger: Engine, spending: None) -> None:
+    def test_a_spent_budget_holds_and_another_days_does_not(self, ledger: Engine) -> None:
         assert incidents.hold_reason(ledger, Lane.WINDOW, Budget()) is None
         self.spend(ledger, 5)
         assert "has spent its budget of the day (5 calls" in str(incidents.hold_reason(ledger, Lane.WINDOW, Budget()))
