@@ -219,7 +219,11 @@ def test_coverage_counts_groups_without_a_task_and_tasks_without_an_answer(ledge
 
 
 def test_a_window_of_thousands_of_groups_is_written(ledger: Engine) -> None:
-    many = tasks_from_detection(detection_result("sim-1", NOW, groups=6000))
+    many = [
+        task
+        for second in range(6)
+        for task in tasks_from_detection(detection_result("sim-1", NOW + timedelta(seconds=second), groups=1000))
+    ]
     with transaction(ledger) as connection:
         assert frames.insert_tasks(connection, many, lane=Lane.WINDOW, reason="made by a test")
     assert claims.count_states(ledger) == {"pending": 6000}
