@@ -387,8 +387,6 @@ def work_place(
 
     kafka = KafkaSettings(
         bootstrap_servers=cluster.bootstrap_servers,
-        session_timeout=6.0,
-        request_timeout=5.0,
         group_prefix=f"proof-{name}",
     )
     admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers.split(","))

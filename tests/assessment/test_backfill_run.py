@@ -164,7 +164,9 @@ async def test_a_model_that_the_endpoint_does_not_know_ends_the_window_at_once(
 async def test_a_name_stands_for_one_prompt_and_model(bench: Bench, captured: list[Window]) -> None:
     await again(bench, captured[:1], plan_of(bench))
     other = backfill_plan(bench.settings, run="better-prompt", prompt_version=None, model="another")
-    with pytest.raises(ConfigError, match="was begun with prompt v1 and model simulated-vl"):
+    with pytest.raises(
+        ConfigError, match=f"was begun with prompt {bench.settings.llm.prompt_version} and model simulated-vl"
+    ):
         await again(bench, captured, other)
 
 
