@@ -163,7 +163,14 @@ class SocketEndpoint:
             else:
                 understood = await self._take(client, actor, received.get("text"))
             problems = 0 if understood else problems + 1
+        await self._until_told(client)
         await websocket.close(TOO_MANY_PROBLEMS, "too many messages, or too many that make no sense")
+
+    async def _until_told(self, client: Client) -> None:
+        """Until what waits for the client is sent, at most `CLOSE_SECONDS`: it hears what was wrong before it is closed."""
+        deadline = time.monotonic() + self.CLOSE_SECONDS
+        while (len(client) or client.sending_since is not None) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
 
     async def _greet(self, websocket: WebSocket, caller: Caller) -> list[str]:
         ack = self._greeting().model_copy(
