@@ -169,7 +169,7 @@ class SocketEndpoint:
     async def _until_told(self, client: Client) -> None:
         """Until what waits for the client is sent, at most `CLOSE_SECONDS`: it hears what was wrong before it is closed."""
         deadline = time.monotonic() + self.CLOSE_SECONDS
-        while (len(client) or client.sending_since is not None) and time.monotonic() < deadline:
+        while (len(client) or client.sending_since is not None) and time.monotonic() < deadline:  # noqa: ASYNC110  # for a moment
             await asyncio.sleep(0.01)
 
     async def _greet(self, websocket: WebSocket, caller: Caller) -> list[str]:
