@@ -28,6 +28,7 @@ from dangerous_driving.realtime.guard import Guard
 from dangerous_driving.realtime.hardening import Hardening
 from dangerous_driving.realtime.history_rest import HistoryRest
 from dangerous_driving.realtime.hub import Hub
+from dangerous_driving.realtime.operations_rest import OperationsRest
 from dangerous_driving.realtime.pictures import Pictures
 from dangerous_driving.realtime.quiet_rest import QuietRest
 from dangerous_driving.realtime.rates import Rates
@@ -78,6 +79,7 @@ def create_app(
 
     app.include_router(Rest(settings, engine, hub, acts, Pictures(engine, store, hub), lag).router(guard))
     app.include_router(HistoryRest(engine).router(guard))
+    app.include_router(OperationsRest(engine, acts).router(guard))
     app.include_router(QuietRest(settings, engine, acts).router(guard))
     socket = SocketEndpoint(settings.realtime, hub, engine, acts, access, greeting)
 

@@ -1,0 +1,64 @@
+"""Reading requests to the endpoint: who was asked, about what, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import Engine, select
+
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.tables import LlmCall
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request. ``captured_at`` is its task's; ``cost`` in money; None where it is not over or was never told."""
+
+    call_id: str
+    task_id: str
+    camera_id: str
+    captured_at: datetime
+    run: str
+    lane: str
+    key_hash: str
+    model: str
+    prompt_version: str
+    status: str
+    http_status: int | None
+    started_at: datetime
+    first_token_at: datetime | None
+    finished_at: datetime | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class CallFilter:
+    """Which calls; None does not choose."""
+
+    since: datetime
+    before: datetime | None = None
+    camera_id: str | None = None
+    task_id: str | None = None
+    key_hash: str | None = None
+    lane: str | None = None
+    status: str | None = None
+
+
+def list_calls(engine: Engine, wanted: CallFilter, *, limit: int) -> list[Call]:
+    """Calls by the time they began, the newest first. Raises LedgerError when the database is away."""
+    chosen = [LlmCall.started_at >= wanted.since]
+    if wanted.before is not None:
+        chosen.append(LlmCall.started_at < wanted.before)
+    chosen += [
+        getattr(LlmCall, name) == value
+        for name in ("camera_id", "task_id", "key_hash", "lane", "status")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    columns = [getattr(LlmCall, field.name) for field in fields(Call)]
+    statement = select(*columns).where(*chosen).order_by(LlmCall.started_at.desc(), LlmCall.call_id.desc()).limit(limit)
+    with transaction(engine) as connection:
+        return [Call(*row) for row in connection.execute(statement)]
