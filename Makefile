@@ -1,6 +1,7 @@
 # make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
 # make test    installs what the tests need, Debian packages included, and runs them
 # make test-ultralytics  the tests of the extra ultralytics alone; make test runs them where 25 GB of disk are free
+# make test-flink  the Flink job on a real cluster, short; make test runs it where 25 GB of disk are free
 # make kafka   three Apache Kafka brokers on this machine, with all topics, until Ctrl-C
 # make proof-kafka  nothing is lost or doubled while processes and brokers are killed (15 to 30 minutes)
 # make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
@@ -21,7 +22,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill
+.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -61,8 +62,8 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	$(BIN)/python -m pytest $(ARGS)
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
-	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics; \
-	else echo "SKIPPED tests of the engine ultralytics: torch needs 25 GB of free disk, there are $$free GB"; fi
+	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics test-flink; \
+	else echo "SKIPPED tests of the engine ultralytics and of the Flink job: they need 25 GB of free disk, there are $$free GB"; fi
 
 # The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
 test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries
@@ -86,6 +87,12 @@ proof-flink: $(VENV)/.dev $(FLINK)/.ready opencv-libraries system-packages kafka
 	$(BIN)/python -m proofs.flink $(ARGS)
 
 flink-environment: $(FLINK)/.ready
+
+# The short version of proof-flink: 5,000 messages, a task manager killed, both guarantees. Without Java or Maven it says so.
+test-flink: $(VENV)/.dev $(FLINK)/.ready kafka-jars
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python -m proofs.flink --quick; \
+	elif [ -n "$${CI:-}" ]; then echo "no Java or Maven" >&2; exit 2; \
+	else echo "SKIPPED the Flink job: Java and Maven are missing"; fi
 
 # PyFlink pins what it needs to versions of its own, so it has an environment of its own.
 $(FLINK)/.ready: requirements-flink.txt

@@ -72,7 +72,8 @@ def same_set(
 ) -> None:
     """All tasks of the input, with a task manager killed under way; then the delay under a light load."""
     say(f"{guarantee}: {count} detection results of {cameras} cameras, a checkpoint every {interval:g} s")
-    with FlinkCluster(folder / f"flink-{guarantee}") as flink:
+    # one slot each, so that the one that is killed is at work
+    with FlinkCluster(folder / f"flink-{guarantee}", slots=1) as flink:
         flink.start()
         watch = Watch(kafka)
         watch.start()
