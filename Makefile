@@ -1,7 +1,7 @@
 # make demo    the whole platform on this machine (arguments: make demo ARGS="--source clip.mp4 --weights yolo.onnx")
 # make test    installs what the tests need, Debian packages included, and runs them
 # make test-ultralytics  the tests of the extra ultralytics alone; make test runs them where 25 GB of disk are free
-# make test-flink  the Flink job on a real cluster, short; make test runs it where 25 GB of disk are free
+# make test-flink  the Flink job on a real cluster, short
 # make kafka   three Apache Kafka brokers on this machine, with all topics, until Ctrl-C
 # make proof-kafka  nothing is lost or doubled while processes and brokers are killed (15 to 30 minutes)
 # make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
@@ -62,8 +62,8 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	$(BIN)/python -m pytest $(ARGS)
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
-	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics test-flink; \
-	else echo "SKIPPED tests of the engine ultralytics and of the Flink job: they need 25 GB of free disk, there are $$free GB"; fi
+	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics; \
+	else echo "SKIPPED tests of the engine ultralytics: torch needs 25 GB of free disk, there are $$free GB"; fi
 
 # The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
 test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries

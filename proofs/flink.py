@@ -77,7 +77,8 @@ def same_set(
         flink.start()
         watch = Watch(kafka)
         watch.start()
-        sending = Sending(kafka, count, cameras)
+        # half of the input comes after the kill: it cannot be dealt with without the one that was killed
+        sending = Sending(kafka, count, cameras, hold_at=count // 2)
         sending.start()
         job = flink.submit(
             "--bootstrap-servers", kafka.bootstrap_servers, "--group", f"{kafka.group_prefix}.tasks-flink",
@@ -98,6 +99,7 @@ def same_set(
                 killed = True
                 flink.kill_task_manager(1)
                 say(f"{seen} tasks seen, {flink.checkpoints(job)} checkpoints: task manager 1 killed -9")
+                sending.go_on.set()
                 flink.start_task_manager(1)
             if time.monotonic() - told > 15:
                 told = time.monotonic()

@@ -58,17 +58,25 @@ class Sent:
 
 
 class Sending(threading.Thread):
-    """Sends all results, as fast as the brokers take them, while other things happen."""
+    """Sends all results, as fast as the brokers take them, while other things happen.
 
-    def __init__(self, kafka: KafkaSettings, count: int, cameras: int) -> None:
+    ``hold_at``: after so many results it waits until somebody says ``go_on``.
+    """
+
+    def __init__(self, kafka: KafkaSettings, count: int, cameras: int, hold_at: int | None = None) -> None:
         super().__init__(name="sending", daemon=True)
         self.sent = Sent()
+        self.go_on = threading.Event()
+        self._hold_at = hold_at
         self._kafka, self._count, self._cameras = kafka, count, cameras
 
     def run(self) -> None:
         try:
             with Producer(self._kafka, "cameras") as producer:
-                for result in results(self._count, self._cameras):
+                for number, result in enumerate(results(self._count, self._cameras)):
+                    if number == self._hold_at:
+                        producer.flush(600)
+                        self.go_on.wait()
                     while producer.unacknowledged > self._kafka.max_unacknowledged // 2:
                         time.sleep(0.01)
                     producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
