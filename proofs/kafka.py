@@ -387,6 +387,7 @@ def work_place(
 
     kafka = KafkaSettings(
         bootstrap_servers=cluster.bootstrap_servers,
+        request_timeout=5.0,
         group_prefix=f"proof-{name}",
     )
     admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers.split(","))

@@ -231,9 +231,9 @@ class KafkaSettings(Section):
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"
     delivery_timeout: float = Field(default=30.0, gt=0, description="s until an unacknowledged message is an error")
     request_timeout: float = Field(
-        default=5.0,
+        default=10.0,
         gt=0,
-        description="s for one request to a broker; one that hangs costs as much before another takes over",
+        description="s for one request to a broker; one that hangs costs up to three of them",
     )
     session_timeout: float = Field(default=10.0, gt=0, description="s until a silent consumer loses its partitions")
     fetch_wait: float = Field(default=0.5, gt=0, description="s a broker may hold a fetch while there are no messages")
