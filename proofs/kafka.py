@@ -107,8 +107,8 @@ class Generator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
+        if self.process is not None:
+            self.kill()  # one that has ended by itself is reaped alike
 
     @property
     def last_words(self) -> str:

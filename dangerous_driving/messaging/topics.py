@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
 from kafka import errors as kafka_errors
@@ -29,8 +29,10 @@ class Topic(StrEnum):
     DEAD_LETTER = "dead-letter"
 
 
-#: s between two questions for a group's coordinator that is not there yet
-COORDINATOR_PAUSE = 0.2
+#: s before a question is put again
+RETRY_PAUSE = 0.2
+
+Answer = TypeVar("Answer")
 
 #: What is set for the embedded broker, and for no other that is still in use.
 EMBEDDED_API_VERSION = (2, 3)
@@ -128,7 +130,7 @@ def apply(kafka: KafkaSettings, *, add_partitions: bool = False) -> list[Applied
         BrokerError: no broker answered in time, or it refused.
     """
     with _admin(kafka) as admin, broker_errors(kafka, "cannot create the topics"):
-        existing = set(admin.list_topics())
+        existing = set(_patiently(kafka, admin.list_topics))
         missing = [spec for spec in topic_table(kafka) if spec.topic not in existing]
         if missing:
             try:
@@ -138,12 +140,13 @@ def apply(kafka: KafkaSettings, *, add_partitions: bool = False) -> list[Applied
                 _create_by_asking(kafka, [spec.topic for spec in missing])
             admin.wait_for_topics([spec.topic.value for spec in missing], milliseconds(kafka.request_timeout))
         created = {spec.topic for spec in missing}
+        before = _patiently(kafka, lambda: _states(kafka, admin))
         changes = {
             spec.topic: tuple(_change(kafka, admin, spec, state, add_partitions=add_partitions))
             for spec in topic_table(kafka)
-            if spec.topic not in created and (state := _states(kafka, admin).get(spec.topic)) is not None
+            if spec.topic not in created and (state := before.get(spec.topic)) is not None
         }
-        states = _states(kafka, admin)
+        states = _patiently(kafka, lambda: _states(kafka, admin))
     return [
         AppliedTopic(
             Outcome.CREATED if topic in created else Outcome.CHANGED if changes.get(topic) else Outcome.EXISTED,
@@ -178,7 +181,7 @@ def describe(kafka: KafkaSettings) -> dict[Topic, TopicState]:
         BrokerError: no broker answered in time, or it refused.
     """
     with _admin(kafka) as admin, broker_errors(kafka, "cannot read the topics"):
-        return _states(kafka, admin)
+        return _patiently(kafka, lambda: _states(kafka, admin))
 
 
 def check(kafka: KafkaSettings) -> list[str]:
@@ -241,22 +244,24 @@ def lag_of(
     with broker_errors(kafka, f"cannot read the offsets of group {group}"):
         partitions = [
             TopicPartition(state.topic.value, partition)
-            for state in _states(kafka, admin).values()
+            for state in _patiently(kafka, lambda: _states(kafka, admin)).values()
             for partition in range(state.partitions)
         ]
         if not partitions:
             return {}
         committed = {
             partition: position.offset
-            for partition, position in _committed(kafka, admin, group, partitions).items()
+            for partition, position in _patiently(
+                kafka, lambda: admin.list_group_offsets({group: partitions})[group]
+            ).items()
             if position.offset >= 0  # -1: nothing committed
         }
         followed = {partition.topic for partition in committed} | {topic.value for topic in follows}
         partitions = [partition for partition in partitions if partition.topic in followed]
         if not partitions:
             return {}
-        ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        begins = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        ends = _patiently(kafka, lambda: admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST)))
+        begins = _patiently(kafka, lambda: admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST)))
     return {
         (Topic(partition.topic), partition.partition): max(
             0, ends[partition].offset - max(committed.get(partition, 0), begins[partition].offset)
@@ -265,20 +270,20 @@ def lag_of(
     }
 
 
-def _committed(kafka: KafkaSettings, admin: KafkaAdminClient, group: str, partitions: list[TopicPartition]) -> Any:
-    # a new cluster makes the topic of the offsets when it is first asked for a group, and refuses until it is there
+def _patiently(kafka: KafkaSettings, ask: Callable[[], Answer]) -> Answer:
+    """Ask again within ``kafka.request_timeout`` after an error that passes by itself.
+
+    kafka-python's admin client asks any broker it knows and does not turn to another when that one is down; and a new
+    cluster makes the topic of the offsets when it is first asked for a group, and refuses until it is there.
+    """
     deadline = time.monotonic() + kafka.request_timeout
     while True:
         try:
-            return admin.list_group_offsets({group: partitions})[group]
-        except (
-            kafka_errors.CoordinatorNotAvailableError,
-            kafka_errors.CoordinatorLoadInProgressError,
-            kafka_errors.NotCoordinatorError,
-        ):
+            return ask()
+        except kafka_errors.RetriableError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(COORDINATOR_PAUSE)
+            time.sleep(RETRY_PAUSE)
 
 
 def open_admin(kafka: KafkaSettings, client_id: str) -> KafkaAdminClient:

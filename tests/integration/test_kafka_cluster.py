@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
+from dangerous_driving.messaging import Topic, apply, describe, group_lag
+from dangerous_driving.settings import KafkaSettings
 from infra.kafka.cluster import KafkaCluster
 from proofs.fuzz import fuzz
 from proofs.kafka import BROKER_FAILURES, Generator, all_down, broker_down, kills, work_place
@@ -33,6 +35,20 @@ def test_a_killed_generator_and_a_killed_broker_lose_and_double_no_task(
 ) -> None:
     kills(verdict, tmp_path, kafka_cluster, postgres_server, count=2000, cameras=20, kills=1)
     held(verdict)
+
+
+def test_topics_and_lag_can_be_read_while_a_broker_is_away(kafka_cluster: KafkaCluster) -> None:
+    kafka = KafkaSettings(bootstrap_servers=kafka_cluster.bootstrap_servers)
+    apply(kafka)
+    kafka_cluster.kill(2)
+    try:
+        # the client that asks chooses its broker by chance: with 20 questions it has met the dead one
+        for _ in range(20):
+            assert len(describe(kafka)) == len(Topic)
+            group_lag(kafka, "nobody", follows=[Topic.DETECTION_RESULTS])
+    finally:
+        kafka_cluster.start(2)
+        kafka_cluster.wait()
 
 
 @pytest.mark.parametrize("failure", BROKER_FAILURES, ids=lambda failure: failure.down)
