@@ -216,15 +216,15 @@ async def assess_window(
 async def assess_claims(
     assessor: Assessor, claims: Sequence[Claim], lane: Lane, slots: asyncio.Semaphore
 ) -> list[Outcome]:
-    """Assess claimed tasks, as many at a time as there are slots."""
+    """Assess claimed tasks, as many calls at a time as there are slots; groups of one frame share a call where they may."""
 
-    async def assess(claim: Claim) -> Outcome:
+    async def assess(together: list[Claim]) -> list[Outcome]:
         async with slots:
-            return await assessor.assess(claim, lane)
+            return await assessor.assess_together(together, lane)
 
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(assess(claim)) for claim in claims]
-    return [task.result() for task in running]
+        running = [group.create_task(assess(together)) for together in assessor.by_call(claims)]
+    return [outcome for task in running for outcome in task.result()]
 
 
 def make_missing_tasks(engine: Engine, window: Window) -> int:

@@ -72,12 +72,30 @@ COLUMNS = tuple(AssessmentRecord.__dataclass_fields__)
 
 
 def start_call(
-    engine: Engine, claim: Claim, *, run: str, lane: str, key_hash: str, model: str, prompt_version: str
+    engine: Engine,
+    claim: Claim,
+    *,
+    run: str,
+    lane: str,
+    key_hash: str,
+    model: str,
+    prompt_version: str,
+    shared_with: Sequence[Claim] = (),
 ) -> str:
     """Write the call's row before the request leaves; returns its id, ``TASKID_callN``.
 
+    Args:
+        engine: of the ledger.
+        claim: on the task that the row stands under.
+        run: live; a backfill's claim brings its own.
+        lane: whose quota it is.
+        key_hash: of the key it goes out on.
+        model: that is asked.
+        prompt_version: that it is asked with.
+        shared_with: live claims on other tasks of the same frame that the request asks about too.
+
     Raises:
-        StaleClaimError: the task was handed to another worker: do not send the request.
+        StaleClaimError: one of the tasks was handed to another worker: do not send the request.
     """
     task = claim.task
     live = claim.run == LIVE_RUN
@@ -90,12 +108,15 @@ def start_call(
         )
         if number is None or not (live or _holds_backfill(connection, claim)):
             raise StaleClaimError(f"task {task.task_id} was handed to another worker")  # rolls the count back
+        if shared_with and _count_held(connection, shared_with) < len(shared_with):
+            raise StaleClaimError(f"a task that shares a call with {task.task_id} was handed to another worker")
         call_id = f"{task.task_id}_call{number}"
         connection.execute(
             insert(LlmCall).values(
                 captured_at=task.timestamp,
                 call_id=call_id,
                 task_id=task.task_id,
+                shared_with=[other.task.task_id for other in shared_with],
                 camera_id=task.camera_id,
                 call_number=number,
                 run=run if live else claim.run,
@@ -153,42 +174,74 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
     with transaction(engine) as connection:
         if outcome is not None:
             _finish_call(connection, record.captured_at, record.call_id, outcome)
-        held = connection.scalar(
-            update(AssessmentTask)
-            .where(*_held(claim))
-            .values(
-                state="assessed",
-                lane=record.lane,
-                reason="",
-                claim_worker=None,
-                failure_code=None,
-                failure_message=None,
-                failure_raw=None,
-                updated_at=func.now(),
-            )
-            .returning(AssessmentTask.task_id)
-        )
-        if held is not None:
-            # an answer of a backfill that was made the current one gives way: this one was asked for
-            connection.execute(
-                update(RiskAssessment)
-                .where(
-                    RiskAssessment.captured_at == record.captured_at,
-                    RiskAssessment.task_id == record.task_id,
-                    RiskAssessment.run != record.run,
-                    RiskAssessment.is_current,
-                )
-                .values(is_current=False)
-            )
-            statement = insert(RiskAssessment).values(values)
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["captured_at", "task_id", "run"],
-                    set_={name: statement.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
-                )
-            )
-    if held is None:
+        held = _keep(connection, claim, values)
+    if not held:
         raise StaleClaimError(f"task {record.task_id} was handed to another worker: its answer is not kept")
+
+
+def complete_shared(
+    engine: Engine, answered: Sequence[tuple[Claim, AssessmentRecord]], outcome: CallOutcome
+) -> list[AssessmentRecord]:
+    """Keep the answers that one call brought, each under its own claim's fencing token, and complete the call.
+
+    Args:
+        engine: of the ledger.
+        answered: live claims on tasks of one frame, with their answers; at least one.
+        outcome: of the call.
+
+    Returns:
+        The answers that were kept: not those whose tasks other workers hold meanwhile.
+    """
+    kept = []
+    with transaction(engine) as connection:
+        first = answered[0][1]
+        _finish_call(connection, first.captured_at, first.call_id, outcome)
+        # in the order of their ids, as everybody locks tasks
+        for claim, record in sorted(answered, key=lambda item: item[1].task_id):
+            values = {name: getattr(record, name) for name in COLUMNS} | {"is_current": True}
+            if _keep(connection, claim, values):
+                kept.append(record)
+    return kept
+
+
+def _keep(connection: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+    """The live answer to a task, if the claim still holds it."""
+    held = connection.scalar(
+        update(AssessmentTask)
+        .where(*_held(claim))
+        .values(
+            state="assessed",
+            lane=values["lane"],
+            reason="",
+            claim_worker=None,
+            failure_code=None,
+            failure_message=None,
+            failure_raw=None,
+            updated_at=func.now(),
+        )
+        .returning(AssessmentTask.task_id)
+    )
+    if held is None:
+        return False
+    # an answer of a backfill that was made the current one gives way: this one was asked for
+    connection.execute(
+        update(RiskAssessment)
+        .where(
+            RiskAssessment.captured_at == values["captured_at"],
+            RiskAssessment.task_id == values["task_id"],
+            RiskAssessment.run != values["run"],
+            RiskAssessment.is_current,
+        )
+        .values(is_current=False)
+    )
+    statement = insert(RiskAssessment).values(values)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["captured_at", "task_id", "run"],
+            set_={name: statement.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
+        )
+    )
+    return True
 
 
 def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | None = None) -> bool:
@@ -275,6 +328,19 @@ def _held(claim: Claim) -> tuple[Any, ...]:
         AssessmentTask.claim_token == claim.token,
         AssessmentTask.state == "claimed",
     )
+
+
+def _count_held(connection: Connection, claims: Sequence[Claim]) -> int:
+    keys = [(claim.task.timestamp, claim.task.task_id, claim.token) for claim in claims]
+    statement = (
+        select(func.count())
+        .select_from(AssessmentTask)
+        .where(
+            tuple_(AssessmentTask.captured_at, AssessmentTask.task_id, AssessmentTask.claim_token).in_(keys),
+            AssessmentTask.state == "claimed",
+        )
+    )
+    return connection.scalar(statement) or 0
 
 
 def unpublished(engine: Engine, *, older_than: float, limit: int) -> list[AssessmentRecord]:

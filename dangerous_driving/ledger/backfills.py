@@ -158,7 +158,8 @@ def spent(engine: Engine, run: str) -> float:
 def estimate(engine: Engine, run: str, windows: Sequence[Window], *, prompt_version: str, model: str) -> Estimate:
     """What is left to ask in these windows, and what a call costs by the last ones of this model.
 
-    Calls with the same prompt version count alone where there are any: a longer prompt costs more.
+    Calls with the same prompt version count alone where there are any: a longer prompt costs more. A backfill shares no calls,
+    so those that were shared do not count.
     """
     parameters = {
         "run": run,
@@ -260,7 +261,7 @@ LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND 
 _COST_PER_CALL = """
 WITH recent AS (
     SELECT prompt_version, cost FROM llm_call
-    WHERE model = :model AND status = 'ok' AND cost IS NOT NULL ORDER BY started_at DESC LIMIT :limit
+    WHERE model = :model AND status = 'ok' AND cost IS NOT NULL AND shared_with = '{}' ORDER BY started_at DESC LIMIT :limit
 )
 SELECT coalesce(avg(cost) FILTER (WHERE prompt_version = :prompt), avg(cost)) FROM recent
 """

@@ -96,6 +96,16 @@ RULES: dict[str, str] = {
         WHERE c.captured_at >= :since AND c.captured_at < :until AND NOT EXISTS (
             SELECT 1 FROM assessment_task t WHERE t.captured_at = c.captured_at AND t.task_id = c.task_id)
     """,
+    "every task that shares a call is there, and so is the call that its assessment names": """
+        SELECT c.call_id, 'it is shared with ' || shared || ', which is no task of the frame' FROM llm_call c, unnest(c.shared_with) AS shared
+        WHERE c.captured_at >= :since AND c.captured_at < :until AND NOT EXISTS (
+            SELECT 1 FROM assessment_task t WHERE t.captured_at = c.captured_at AND t.task_id = shared)
+        UNION ALL
+        SELECT r.task_id, 'its call ' || r.call_id || ' does not name it' FROM risk_assessment r
+        JOIN llm_call c ON c.captured_at = r.captured_at AND c.call_id = r.call_id
+        WHERE r.captured_at >= :since AND r.captured_at < :until AND r.reused_from IS NULL
+          AND c.task_id <> r.task_id AND NOT r.task_id = ANY(c.shared_with)
+    """,
     "every call under way has a living worker": """
         SELECT c.call_id, 'started, but worker ' || c.worker || ' is gone and the call is not marked as lost'
         FROM llm_call c
