@@ -131,4 +131,4 @@ def test_several_groups_are_answered_one_by_one_as_each_is_alone() -> None:
     assert [list(item)[:2] for item in told] == [["groupIndex", "riskLevel"]] * 2
     alone = [json.loads(answer_to(messages(*objects))) for objects in (crossing, apart)]
     assert told == [{"groupIndex": 3, **alone[0]}, {"groupIndex": 1, **alone[1]}]
-    assert json.loads(answer_to(asked, omit=1.0, chance=random.Random(1))) == {"groups": []}
+    assert json.loads(answer_to(asked, omit=1.0, chance=random.Random(1))) == {"groups": []}  # noqa: S311
