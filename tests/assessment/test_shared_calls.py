@@ -327,13 +327,13 @@ async def test_two_whole_answers_in_the_same_moment_leave_no_call_open(
     bench: Bench, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete, both = LlmClient.complete, asyncio.Event()
-    asked = 0
+    answered = 0
 
     async def in_step(self: LlmClient, *args: Any, **more: Any) -> Reply:
-        nonlocal asked
-        asked += 1
+        nonlocal answered
         reply = await complete(self, *args, **more)
-        if asked == 2:
+        answered += 1
+        if answered == 2:
             both.set()
         await both.wait()
         return reply
