@@ -28,6 +28,7 @@ from dangerous_driving.assessment.question import Question, question_about
 from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, reused_record
 from dangerous_driving.assessment.results import PICTURE_FAILURES, failed_result
 from dangerous_driving.assessment.sharing import by_frame, shares
+from dangerous_driving.assessment.worker import WorkerGivenUpError
 from dangerous_driving.contracts import AssessmentFailure, AssessmentTask, Lane
 from dangerous_driving.errors import (
     AnswerError,
@@ -149,6 +150,17 @@ class Assessor:
         """Raise what ended the heartbeat, if it has ended: the claims are gone then."""
         if self.beating is not None and self.beating.done():
             self.beating.result()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether others took this worker for dead: what it held is theirs, and a new worker must go on."""
+        beating = self.beating
+        return (
+            beating is not None
+            and beating.done()
+            and not beating.cancelled()
+            and isinstance(beating.exception(), WorkerGivenUpError)
+        )
 
     def by_call(self, claims: Sequence[Claim]) -> list[list[Claim]]:
         """The claims in parts that :meth:`assess_together` may be given."""

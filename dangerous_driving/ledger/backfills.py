@@ -97,7 +97,10 @@ def open_backfill(engine: Engine, run: str, *, prompt_version: str, model: str) 
 def claim_backfill(
     engine: Engine, run: str, worker: int, window: Window, *, max_attempts: int, limit: int
 ) -> list[Claim]:
-    """Claim groups of the window that have no answer of this backfill, also those that a dead worker held."""
+    """Claim groups of the window that have no answer of this backfill, also those that a dead worker held.
+
+    And those of this very worker, as :func:`~dangerous_driving.ledger.claims.claim_window` does.
+    """
     parameters = _parameters(window) | {
         "run": run, "worker": worker, "limit": limit, "max_attempts": max_attempts,
     }  # fmt: skip
@@ -193,8 +196,8 @@ WITH chosen AS (
     LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND b.task_id = t.task_id
     WHERE {_TASKS}
       AND (b.task_id IS NULL OR b.state = 'pending' OR (b.state = 'failed' AND b.attempts < :max_attempts)
-           OR (b.state = 'claimed' AND NOT EXISTS (
-                SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)))
+           OR (b.state = 'claimed' AND (b.worker = :worker OR NOT EXISTS (
+                SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL))))
     ORDER BY t.priority DESC, t.captured_at DESC LIMIT :limit
 ), claimed AS (
     INSERT INTO backfill_task AS b (run, captured_at, task_id, camera_id, state, worker)
@@ -202,8 +205,8 @@ WITH chosen AS (
     ON CONFLICT (run, captured_at, task_id) DO UPDATE
         SET state = 'claimed', worker = :worker, failure_code = NULL, failure_message = NULL, updated_at = now()
         -- asked again under the row's lock: of two runs at a time, one gets it
-        WHERE b.state IN ('pending', 'failed') OR (b.state = 'claimed' AND NOT EXISTS (
-            SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL))
+        WHERE b.state IN ('pending', 'failed') OR (b.state = 'claimed' AND (b.worker = :worker OR NOT EXISTS (
+            SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)))
     RETURNING captured_at, task_id
 )
 SELECT t.* FROM assessment_task t JOIN claimed c ON c.captured_at = t.captured_at AND c.task_id = t.task_id

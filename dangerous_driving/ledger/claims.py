@@ -151,12 +151,17 @@ def claim_pending_realtime(engine: Engine, worker: int, *, captured_after: datet
 
 
 def claim_window(engine: Engine, worker: int, window: Window, *, max_attempts: int, limit: int) -> list[Claim]:
-    """Claim the window's tasks that have no answer: pending in any lane, or failed fewer than `max_attempts` times."""
+    """Claim the window's tasks that have no answer: pending in any lane, or failed fewer than `max_attempts` times.
+
+    Also what this very worker holds: a run claims only when nothing of the window is under way in it, so such a claim was
+    lost with the connection that made it, and nobody else would ever take it up while the worker lives.
+    """
     return _claim(
         engine,
         worker,
         "camera_id = :camera AND captured_at >= :start AND captured_at < :end "
-        "AND (state = 'pending' OR (state = 'failed' AND attempts < :max_attempts))",
+        "AND (state = 'pending' OR (state = 'failed' AND attempts < :max_attempts) "
+        "OR (state = 'claimed' AND claim_worker = :worker))",
         {"camera": window.camera_id, "start": window.start, "end": window.end, "max_attempts": max_attempts},
         limit,
         lane=Lane.WINDOW,
