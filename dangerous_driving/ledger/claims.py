@@ -36,11 +36,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found of dead workers."""
+    """What a sweep found of dead workers. ``to_backfills``: groups that a backfill's next run takes up."""
 
     workers: int = 0
     to_realtime: int = 0
     to_window: int = 0
+    to_backfills: int = 0
     calls_lost: int = 0
 
 
@@ -278,11 +279,13 @@ def sweep(engine: Engine, *, worker_timeout: float, captured_after: datetime) ->
         dead = connection.scalars(text(_GIVE_UP), {"timeout": worker_timeout}).all()
         # also what ended workers left behind, and claims of workers that are not known at all
         lanes = connection.scalars(text(_HAND_BACK), {"after": captured_after}).all()
+        backfills = connection.execute(text(_HAND_BACK_BACKFILLS)).rowcount
         lost = connection.execute(text(_MARK_LOST)).rowcount
     return Swept(
         workers=len(dead),
         to_realtime=sum(lane == Lane.REALTIME for lane in lanes),
         to_window=sum(lane == Lane.WINDOW for lane in lanes),
+        to_backfills=backfills,
         calls_lost=lost,
     )
 
@@ -301,6 +304,11 @@ SET state = 'pending', claim_worker = NULL, claimed_at = NULL, updated_at = now(
 WHERE t.state = 'claimed'
   AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = t.claim_worker AND w.stopped_at IS NULL)
 RETURNING t.lane
+"""
+
+_HAND_BACK_BACKFILLS = """
+UPDATE backfill_task AS b SET state = 'pending', updated_at = now()
+WHERE b.state = 'claimed' AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)
 """
 
 _MARK_LOST = """

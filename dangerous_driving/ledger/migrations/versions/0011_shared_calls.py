@@ -1,4 +1,4 @@
-"""One request for several groups of a frame: its row names all their tasks.
+"""One request for several groups of a frame: its row names all their tasks. Claims of backfills are swept like live ones.
 
 Revision ID: 0011
 Revises: 0006
@@ -15,6 +15,7 @@ STATEMENTS = (
     "ALTER TABLE llm_call ADD COLUMN shared_with TEXT[] DEFAULT '{}' NOT NULL",
     # the calls that were made for a task stand under its own id or in this list
     "CREATE INDEX ix_llm_call_shared ON llm_call USING gin (shared_with) WHERE shared_with <> '{}'",
+    "CREATE INDEX ix_backfill_task_claimed ON backfill_task (worker) WHERE state = 'claimed'",
 )
 
 
@@ -24,5 +25,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX ix_backfill_task_claimed")
     op.execute("DROP INDEX ix_llm_call_shared")
     op.execute("ALTER TABLE llm_call DROP COLUMN shared_with")
