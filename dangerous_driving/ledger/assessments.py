@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, text, tuple_, update
+from sqlalchemy import Connection, Engine, Table, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import LIVE_RUN
@@ -101,10 +101,8 @@ def start_call(
     live = claim.run == LIVE_RUN
     with transaction(engine) as connection:
         number = connection.scalar(
-            update(AssessmentTask)
-            .where(*(_held(claim) if live else _of(claim)))
-            .values(calls=AssessmentTask.calls + 1)
-            .returning(AssessmentTask.calls)
+            _COUNT_CALL if live else _COUNT_BACKFILL_CALL,
+            {"at": task.timestamp, "id": task.task_id} | ({"token": claim.token} if live else {}),
         )
         if number is None or not (live or _holds_backfill(connection, claim)):
             raise StaleClaimError(f"task {task.task_id} was handed to another worker")  # rolls the count back
@@ -112,22 +110,21 @@ def start_call(
             raise StaleClaimError(f"a task that shares a call with {task.task_id} was handed to another worker")
         call_id = f"{task.task_id}_call{number}"
         connection.execute(
-            insert(LlmCall).values(
-                captured_at=task.timestamp,
-                call_id=call_id,
-                task_id=task.task_id,
-                shared_with=[other.task.task_id for other in shared_with],
-                camera_id=task.camera_id,
-                call_number=number,
-                run=run if live else claim.run,
-                lane=lane,
-                worker=claim.worker,
-                key_hash=key_hash,
-                model=model,
-                prompt_version=prompt_version,
-                status="started",
-                started_at=func.clock_timestamp(),
-            )
+            _START_CALL,
+            {
+                "captured_at": task.timestamp,
+                "call_id": call_id,
+                "task_id": task.task_id,
+                "shared_with": [other.task.task_id for other in shared_with],
+                "camera_id": task.camera_id,
+                "call_number": number,
+                "run": run if live else claim.run,
+                "lane": lane,
+                "worker": claim.worker,
+                "key_hash": key_hash,
+                "model": model,
+                "prompt_version": prompt_version,
+            },
         )
     return call_id
 
@@ -139,20 +136,7 @@ def finish_call(engine: Engine, captured_at: datetime, call_id: str, outcome: Ca
 
 
 def _finish_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
-    connection.execute(
-        update(LlmCall)
-        .where(LlmCall.captured_at == captured_at, LlmCall.call_id == call_id)
-        .values(
-            status=outcome.status,
-            http_status=outcome.http_status,
-            first_token_at=outcome.first_token_at,
-            finished_at=func.clock_timestamp(),
-            input_tokens=outcome.input_tokens,
-            output_tokens=outcome.output_tokens,
-            cost=outcome.cost,
-            error=outcome.error,
-        )
-    )
+    connection.execute(_FINISH_CALL, {"at": captured_at, "id": call_id} | vars(outcome))
 
 
 def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome | None) -> None:
@@ -206,42 +190,61 @@ def complete_shared(
 
 def _keep(connection: Connection, claim: Claim, values: dict[str, Any]) -> bool:
     """The live answer to a task, if the claim still holds it."""
-    held = connection.scalar(
-        update(AssessmentTask)
-        .where(*_held(claim))
-        .values(
-            state="assessed",
-            lane=values["lane"],
-            reason="",
-            claim_worker=None,
-            failure_code=None,
-            failure_message=None,
-            failure_raw=None,
-            updated_at=func.now(),
-        )
-        .returning(AssessmentTask.task_id)
-    )
+    task = {"at": claim.task.timestamp, "id": claim.task.task_id}
+    held = connection.scalar(_ASSESSED, task | {"token": claim.token, "by_lane": values["lane"]})
     if held is None:
         return False
-    # an answer of a backfill that was made the current one gives way: this one was asked for
-    connection.execute(
-        update(RiskAssessment)
-        .where(
-            RiskAssessment.captured_at == values["captured_at"],
-            RiskAssessment.task_id == values["task_id"],
-            RiskAssessment.run != values["run"],
-            RiskAssessment.is_current,
-        )
-        .values(is_current=False)
-    )
-    statement = insert(RiskAssessment).values(values)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["captured_at", "task_id", "run"],
-            set_={name: statement.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
-        )
-    )
+    connection.execute(_GIVE_WAY, task | {"by_run": values["run"]})
+    connection.execute(_KEEP, values)
     return True
+
+
+# Built once: a statement that is built anew for each answer costs more processor time than running it.
+_TASK: Table = AssessmentTask.__table__  # type: ignore[assignment]  # tables of declarative classes are such
+_ANSWER: Table = RiskAssessment.__table__  # type: ignore[assignment]
+_CALL: Table = LlmCall.__table__  # type: ignore[assignment]
+
+_THIS_TASK = (_TASK.c.captured_at == bindparam("at"), _TASK.c.task_id == bindparam("id"))
+_HELD = (*_THIS_TASK, _TASK.c.claim_token == bindparam("token"), _TASK.c.state == "claimed")
+_COUNT_BACKFILL_CALL = update(_TASK).where(*_THIS_TASK).values(calls=_TASK.c.calls + 1).returning(_TASK.c.calls)
+_COUNT_CALL = update(_TASK).where(*_HELD).values(calls=_TASK.c.calls + 1).returning(_TASK.c.calls)
+_START_CALL = insert(_CALL).values(status="started", started_at=func.clock_timestamp())
+_FINISH_CALL = (
+    update(_CALL)
+    .where(_CALL.c.captured_at == bindparam("at"), _CALL.c.call_id == bindparam("id"))
+    .values(finished_at=func.clock_timestamp())
+)
+_ASSESSED = (
+    update(_TASK)
+    .where(*_HELD)
+    .values(
+        state="assessed",
+        lane=bindparam("by_lane"),
+        reason="",
+        claim_worker=None,
+        failure_code=None,
+        failure_message=None,
+        failure_raw=None,
+        updated_at=func.now(),
+    )
+    .returning(_TASK.c.task_id)
+)
+#: An answer of a backfill that was made the current one gives way: this one was asked for.
+_GIVE_WAY = (
+    update(_ANSWER)
+    .where(
+        _ANSWER.c.captured_at == bindparam("at"),
+        _ANSWER.c.task_id == bindparam("id"),
+        _ANSWER.c.run != bindparam("by_run"),
+        _ANSWER.c.is_current,
+    )
+    .values(is_current=False)
+)
+_INSERT_ANSWER = insert(_ANSWER)
+_KEEP = _INSERT_ANSWER.on_conflict_do_update(
+    index_elements=["captured_at", "task_id", "run"],
+    set_={name: _INSERT_ANSWER.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
+)
 
 
 def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | None = None) -> bool:
@@ -315,10 +318,6 @@ def _held_backfill(claim: Claim) -> tuple[Any, ...]:
         BackfillTask.worker == claim.worker,
         BackfillTask.state == "claimed",
     )
-
-
-def _of(claim: Claim) -> tuple[Any, ...]:
-    return AssessmentTask.captured_at == claim.task.timestamp, AssessmentTask.task_id == claim.task.task_id
 
 
 def _held(claim: Claim) -> tuple[Any, ...]:
