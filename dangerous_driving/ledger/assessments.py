@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import Connection, Engine, Table, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
@@ -208,7 +209,7 @@ _THIS_TASK = (_TASK.c.captured_at == bindparam("at"), _TASK.c.task_id == bindpar
 _HELD = (*_THIS_TASK, _TASK.c.claim_token == bindparam("token"), _TASK.c.state == "claimed")
 _COUNT_BACKFILL_CALL = update(_TASK).where(*_THIS_TASK).values(calls=_TASK.c.calls + 1).returning(_TASK.c.calls)
 _COUNT_CALL = update(_TASK).where(*_HELD).values(calls=_TASK.c.calls + 1).returning(_TASK.c.calls)
-_START_CALL = insert(_CALL).values(status="started", started_at=func.clock_timestamp())
+_START_CALL = sqlalchemy.insert(_CALL).values(status="started", started_at=func.clock_timestamp())
 _FINISH_CALL = (
     update(_CALL)
     .where(_CALL.c.captured_at == bindparam("at"), _CALL.c.call_id == bindparam("id"))
@@ -240,11 +241,13 @@ _GIVE_WAY = (
     )
     .values(is_current=False)
 )
-_INSERT_ANSWER = insert(_ANSWER)
-_KEEP = _INSERT_ANSWER.on_conflict_do_update(
-    index_elements=["captured_at", "task_id", "run"],
-    set_={name: _INSERT_ANSWER.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
-)
+_KEPT = (*COLUMNS, "is_current")
+# as text: SQLAlchemy compiles PostgreSQL's own INSERT anew each time it is run
+_KEEP = text(f"""
+INSERT INTO risk_assessment ({", ".join(_KEPT)}) VALUES ({", ".join(f":{name}" for name in _KEPT)})
+ON CONFLICT (captured_at, task_id, run) DO UPDATE
+SET {", ".join(f"{name} = excluded.{name}" for name in _KEPT)}, published_at = NULL
+""").bindparams(*(bindparam(name, type_=_ANSWER.c[name].type) for name in _KEPT))  # noqa: S608  # names of columns
 
 
 def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | None = None) -> bool:
