@@ -178,7 +178,7 @@ def simulate_llm(
 
 @simulate.command("fault")
 def simulate_fault(
-    action: Annotated[str, typer.Argument(help="revoke, throttle, slow, break, hang, cut, garbage or restore.")],
+    action: Annotated[str, typer.Argument(help="revoke, throttle, slow, break, hang, cut, garbage, omit or restore.")],
     amount: Annotated[
         float, typer.Argument(help="Of what: see dangerous_driving/simulation/llm_endpoint.py; a share for most.")
     ] = 1.0,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -379,21 +380,23 @@ def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> l
     """Assess what is left in the windows, some at a time; returns a report each."""
     from dangerous_driving.assessment.keys import open_pool
     from dangerous_driving.assessment.opening import open_assessor
-    from dangerous_driving.assessment.window_run import assess_windows
+    from dangerous_driving.assessment.window_run import assess_windows, by_living_workers
     from dangerous_driving.ledger.windows import due_windows
 
     async def work(engine: Engine, producer: Producer, windows: list[Window]) -> list[WindowReport]:
         pool = open_pool(settings.keys, engine)
+        opened = partial(
+            open_assessor,
+            settings,
+            service="window-run",
+            engine=engine,
+            store=open_store(settings.objects),
+            pool=pool,
+            producer=producer,
+        )
+        assess = partial(assess_windows, run_id="command line", settings=settings.assessment)
         try:
-            async with open_assessor(
-                settings,
-                service="window-run",
-                engine=engine,
-                store=open_store(settings.objects),
-                pool=pool,
-                producer=producer,
-            ) as assessor:
-                return await assess_windows(assessor, windows, run_id="command line", settings=settings.assessment)
+            return await by_living_workers(opened, windows, assess)
         finally:
             await pool.close()
 

@@ -98,6 +98,7 @@ class LlmClient:
         *,
         on_sent: Callable[[], None] | None = None,
         response_format: dict[str, Any] | None = None,
+        answers: int = 1,
     ) -> Reply:
         """Ask, and read the streamed answer to its end.
 
@@ -107,6 +108,7 @@ class LlmClient:
             on_text: called with the text so far, before the next part is read.
             on_sent: called when the request is about to leave.
             response_format: structured output, where the endpoint supports it.
+            answers: how many are asked for in one, each of at most ``llm.max_tokens``.
 
         Raises:
             LlmError: one of its kinds, with HTTP status and Retry-After where the endpoint gave them.
@@ -116,7 +118,7 @@ class LlmClient:
             "model": self._settings.model,
             "messages": messages,
             "temperature": self._settings.temperature,
-            "max_tokens": self._settings.max_tokens,
+            "max_tokens": self._settings.max_tokens * answers,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.assessment.caller import Caller
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.endpoints import Breaker, Endpoint
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import follow_file, open_pool
 from dangerous_driving.assessment.llm import LlmClient
-from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.assessment.patient_ledger import PatientLedger
+from dangerous_driving.assessment.prompt import load_frame_prompt, load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.worker import living, register
 from dangerous_driving.ledger.database import open_engine
@@ -42,9 +44,12 @@ async def open_assessor(
         producer: for live results; the caller closes it.
 
     Raises:
-        ConfigError: the prompt version is unknown.
+        ConfigError: the prompt version is unknown, or has none for several groups where groups are to share calls.
     """
-    prompt = load_prompt(settings.llm.prompt_version, longest_side=settings.llm.image_longest_side)
+    version, longest_side = settings.llm.prompt_version, settings.llm.image_longest_side
+    prompt = load_prompt(version, longest_side=longest_side)
+    sharing = settings.assessment.coalesce_groups > 1
+    frame_prompt = load_frame_prompt(version, longest_side=longest_side) if sharing else None
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
     contexts = CameraContexts(settings.camera, engine)
@@ -57,15 +62,18 @@ async def open_assessor(
         for endpoint in endpoints:
             await endpoint.client.warm_up()
         async with living(own, worker, settings.assessment) as beating:
+            ledger = PatientLedger(engine)
             yield Assessor(
                 llm=settings.llm,
-                endpoints=endpoints,
+                caller=Caller(
+                    llm=settings.llm, endpoints=endpoints, ledger=ledger, publisher=publisher, node=settings.node
+                ),
                 prompt=prompt,
+                frame_prompt=frame_prompt,
                 contexts=contexts,
                 settings=settings.assessment,
-                engine=engine,
+                ledger=ledger,
                 store=store,
-                publisher=publisher,
                 worker=worker,
                 node=settings.node,
                 beating=beating,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import dagster as dg
 import structlog
@@ -22,7 +22,7 @@ from dangerous_driving.assessment.contact_sheet import contact_sheet, riskiest
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.opening import open_assessor
-from dangerous_driving.assessment.window_run import WindowReport, assess_windows
+from dangerous_driving.assessment.window_run import WindowReport, assess_windows, by_living_workers
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Message
 from dangerous_driving.errors import BrokerError
@@ -154,12 +154,12 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         """Assess every group of the windows that has no answer; see `assess_windows`."""
         settings = load()
 
-        async def work(assessor: Assessor) -> list[WindowReport]:
+        async def work(assessor: Assessor, left: Sequence[Window]) -> list[WindowReport]:
             return await assess_windows(
-                assessor, windows, run_id=run_id, settings=settings.assessment, on_report=_log_report
+                assessor, left, run_id=run_id, settings=settings.assessment, on_report=_log_report
             )
 
-        return asyncio.run(self._with_assessor(settings, "window-run", work))
+        return asyncio.run(self._with_assessor(settings, "window-run", windows, work))
 
     def plan(
         self, *, run: str, prompt_version: str | None, model: str | None, make_current: bool, cost_limit: float | None
@@ -178,10 +178,10 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         """Assess the windows again, beside what is there; see `backfill_windows`."""
         settings = settings_of(load(), plan)
 
-        async def work(assessor: Assessor) -> list[WindowReport]:
-            return await backfill_windows(assessor, windows, plan, settings=settings.assessment, on_report=_log_report)
+        async def work(assessor: Assessor, left: Sequence[Window]) -> list[WindowReport]:
+            return await backfill_windows(assessor, left, plan, settings=settings.assessment, on_report=_log_report)
 
-        return asyncio.run(self._with_assessor(settings, "backfill", work))
+        return asyncio.run(self._with_assessor(settings, "backfill", windows, work))
 
     def estimate(self, windows: Sequence[Window], plan: BackfillPlan) -> Estimate:
         """What the backfill would take; see `ledger.backfills.estimate`."""
@@ -196,20 +196,25 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         return contact_sheet(crops, self.object_store.store)
 
     async def _with_assessor(
-        self, settings: Settings, service: str, work: Callable[[Assessor], Awaitable[list[WindowReport]]]
+        self,
+        settings: Settings,
+        service: str,
+        windows: Sequence[Window],
+        work: Callable[[Assessor, Sequence[Window]], Awaitable[list[WindowReport]]],
     ) -> list[WindowReport]:
-        async with (
-            self.key_pool.opened(self.database.engine) as pool,
-            open_assessor(
-                settings,
-                service=service,
-                engine=self.database.engine,
-                store=self.object_store.store,
-                pool=pool,
-                producer=self.kafka.sender,
-            ) as assessor,
-        ):
-            return await work(assessor)
+        async with self.key_pool.opened(self.database.engine) as pool:
+
+            def opened() -> AbstractAsyncContextManager[Assessor]:
+                return open_assessor(
+                    settings,
+                    service=service,
+                    engine=self.database.engine,
+                    store=self.object_store.store,
+                    pool=pool,
+                    producer=self.kafka.sender,
+                )
+
+            return await by_living_workers(opened, windows, work)
 
 
 def _log_report(report: WindowReport) -> None:

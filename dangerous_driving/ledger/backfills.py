@@ -97,7 +97,10 @@ def open_backfill(engine: Engine, run: str, *, prompt_version: str, model: str) 
 def claim_backfill(
     engine: Engine, run: str, worker: int, window: Window, *, max_attempts: int, limit: int
 ) -> list[Claim]:
-    """Claim groups of the window that have no answer of this backfill, also those that a dead worker held."""
+    """Claim groups of the window that have no answer of this backfill, also those that a dead worker held.
+
+    And those of this very worker, as :func:`~dangerous_driving.ledger.claims.claim_window` does.
+    """
     parameters = _parameters(window) | {
         "run": run, "worker": worker, "limit": limit, "max_attempts": max_attempts,
     }  # fmt: skip
@@ -158,7 +161,8 @@ def spent(engine: Engine, run: str) -> float:
 def estimate(engine: Engine, run: str, windows: Sequence[Window], *, prompt_version: str, model: str) -> Estimate:
     """What is left to ask in these windows, and what a call costs by the last ones of this model.
 
-    Calls with the same prompt version count alone where there are any: a longer prompt costs more.
+    Calls with the same prompt version count alone where there are any: a longer prompt costs more. A backfill shares no calls,
+    so those that were shared do not count.
     """
     parameters = {
         "run": run,
@@ -192,8 +196,8 @@ WITH chosen AS (
     LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND b.task_id = t.task_id
     WHERE {_TASKS}
       AND (b.task_id IS NULL OR b.state = 'pending' OR (b.state = 'failed' AND b.attempts < :max_attempts)
-           OR (b.state = 'claimed' AND NOT EXISTS (
-                SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)))
+           OR (b.state = 'claimed' AND (b.worker = :worker OR NOT EXISTS (
+                SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL))))
     ORDER BY t.priority DESC, t.captured_at DESC LIMIT :limit
 ), claimed AS (
     INSERT INTO backfill_task AS b (run, captured_at, task_id, camera_id, state, worker)
@@ -201,8 +205,8 @@ WITH chosen AS (
     ON CONFLICT (run, captured_at, task_id) DO UPDATE
         SET state = 'claimed', worker = :worker, failure_code = NULL, failure_message = NULL, updated_at = now()
         -- asked again under the row's lock: of two runs at a time, one gets it
-        WHERE b.state IN ('pending', 'failed') OR (b.state = 'claimed' AND NOT EXISTS (
-            SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL))
+        WHERE b.state IN ('pending', 'failed') OR (b.state = 'claimed' AND (b.worker = :worker OR NOT EXISTS (
+            SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)))
     RETURNING captured_at, task_id
 )
 SELECT t.* FROM assessment_task t JOIN claimed c ON c.captured_at = t.captured_at AND c.task_id = t.task_id
@@ -260,7 +264,7 @@ LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND 
 _COST_PER_CALL = """
 WITH recent AS (
     SELECT prompt_version, cost FROM llm_call
-    WHERE model = :model AND status = 'ok' AND cost IS NOT NULL ORDER BY started_at DESC LIMIT :limit
+    WHERE model = :model AND status = 'ok' AND cost IS NOT NULL AND shared_with = '{}' ORDER BY started_at DESC LIMIT :limit
 )
 SELECT coalesce(avg(cost) FILTER (WHERE prompt_version = :prompt), avg(cost)) FROM recent
 """

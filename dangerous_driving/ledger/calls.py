@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, or_, select
 
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.tables import LlmCall
@@ -13,10 +13,14 @@ from dangerous_driving.ledger.tables import LlmCall
 
 @dataclass(frozen=True)
 class Call:
-    """One request. ``captured_at`` is its task's; ``cost`` in money; None where it is not over or was never told."""
+    """One request. ``captured_at`` is its task's; ``cost`` in money; None where it is not over or was never told.
+
+    ``shared_with``: tasks of the same frame that it asked about too.
+    """
 
     call_id: str
     task_id: str
+    shared_with: list[str]
     camera_id: str
     captured_at: datetime
     run: str
@@ -55,9 +59,11 @@ def list_calls(engine: Engine, wanted: CallFilter, *, limit: int) -> list[Call]:
         chosen.append(LlmCall.started_at < wanted.before)
     chosen += [
         getattr(LlmCall, name) == value
-        for name in ("camera_id", "task_id", "key_hash", "lane", "status")
+        for name in ("camera_id", "key_hash", "lane", "status")
         if (value := getattr(wanted, name)) is not None
     ]
+    if wanted.task_id is not None:
+        chosen.append(or_(LlmCall.task_id == wanted.task_id, LlmCall.shared_with.contains([wanted.task_id])))
     columns = [getattr(LlmCall, field.name) for field in fields(Call)]
     statement = select(*columns).where(*chosen).order_by(LlmCall.started_at.desc(), LlmCall.call_id.desc()).limit(limit)
     with transaction(engine) as connection:

@@ -119,6 +119,8 @@ SELECT camera_id, count(*) FROM expired GROUP BY 1
 _SMALL = {
     "camera_window": "DELETE FROM camera_window WHERE window_start < :before",
     "backfill_task": "DELETE FROM backfill_task WHERE captured_at < :before",
+    # whatever became of it: nobody is rung up for what is that old. A digest is never older than what it tells
+    "notification": "DELETE FROM notification WHERE created_at < :before",
     "incident": "DELETE FROM incident WHERE last_at < :before AND (ended_at IS NOT NULL OR kind = 'run_failed')",
     # a call's row names its worker, and goes with its day
     "worker": "DELETE FROM worker WHERE stopped_at < :before",

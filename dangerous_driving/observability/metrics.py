@@ -96,6 +96,11 @@ def forget_camera(camera_id: str) -> None:
 LLM_CALLS = Counter("llm_calls_total", "Requests to the LLM endpoint by how they ended", ["key_id", "status"])
 ANSWERS_REUSED = Counter("assessment_answers_reused_total", "Tasks that took the answer of a near-identical group")
 CALLS_HEDGED = Counter("llm_calls_hedged_total", "Second calls for a task whose first one was slow")
+CALLS_SHARED = Counter(
+    "llm_calls_saved_by_sharing_total",
+    "Groups that were asked about in a call of another group of their frame",
+    ["lane"],
+)
 LLM_LATENCY = Histogram("llm_latency_seconds", "Seconds from a request to its whole answer", buckets=LATENCY_BUCKETS)
 API_KEY_STATUS = Gauge("api_key_status", "1 for the state that a key is in, 0 for the others", ["key_id", "status"])
 API_KEY_USED = Gauge("api_key_used", "Requests on a key within the last second or minute", ["key_id", "window"])

@@ -31,10 +31,14 @@ Chosen = Annotated[str | None, Query(max_length=160, pattern=NO_NUL)]
 
 
 class CallEntry(Message):
-    """One request to the endpoint; latencies in seconds since it left, ``cost`` in money."""
+    """One request to the endpoint; latencies in seconds since it left, ``cost`` in money.
+
+    ``sharedWith``: other tasks of the frame that it asked about too.
+    """
 
     call_id: str
     task_id: str
+    shared_with: tuple[str, ...]
     camera_id: str
     captured_at: Timestamp
     run: str
@@ -134,7 +138,8 @@ class OperationsRest:
         found = list_calls(self._engine, wanted, limit=limit + 1)
         items = tuple(
             CallEntry(
-                call_id=call.call_id, task_id=call.task_id, camera_id=call.camera_id, captured_at=call.captured_at,
+                call_id=call.call_id, task_id=call.task_id, shared_with=tuple(call.shared_with),
+                camera_id=call.camera_id, captured_at=call.captured_at,
                 run=call.run, lane=call.lane, key_hash=call.key_hash, model=call.model,
                 prompt_version=call.prompt_version, status=call.status, http_status=call.http_status,
                 started_at=call.started_at, first_token_latency=_seconds(call.started_at, call.first_token_at),
