@@ -18,6 +18,9 @@ from dangerous_driving.commands import (
     alerts as alert_commands,
 )
 from dangerous_driving.commands import (
+    calls as call_commands,
+)
+from dangerous_driving.commands import (
     cameras as camera_commands,
 )
 from dangerous_driving.commands import (
@@ -147,6 +150,7 @@ def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 
 app.command("watch")(realtime_commands.watch)
+app.command("calls")(call_commands.calls)
 
 
 @app.command()
