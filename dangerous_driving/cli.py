@@ -154,6 +154,14 @@ app.command("calls")(call_commands.calls)
 
 
 @app.command()
+def exporter(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Tell Prometheus what the ledger and the brokers know: windows, tasks that wait, keys, budgets, lag."""
+    from dangerous_driving import services
+
+    services.exporter(_settings(config), leash=leash)
+
+
+@app.command()
 def broker(
     address_file: Annotated[Path, typer.Option(help="Where the broker's address is written once it listens.")],
     config: ConfigOption = None,

@@ -52,6 +52,7 @@ from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 from dangerous_driving.ledger.claims import Claim, release
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.observability.metrics import ANSWERS_REUSED, CALLS_HEDGED, TASKS_ASSESSED, TASKS_FAILED
+from dangerous_driving.observability.stages import Stage, task_reached
 from dangerous_driving.settings import AssessmentSettings, LlmSettings
 
 log = structlog.get_logger(__name__)
@@ -303,6 +304,8 @@ class Assessor:
         Raises:
             LlmError: both failed, the first one's error.
         """
+        if attempt.number == 0:
+            task_reached(Stage.CALLED, attempt.claim.task, attempt.lane)
         announced = _Once()
         running = {asyncio.create_task(self._ask(attempt, messages, announced)): attempt}
         failure: LlmError | None = None
@@ -412,6 +415,7 @@ class Assessor:
             llm,
         )
         await self._ledger(assessments.complete, claim, record, call_outcome(llm, "ok", reply, started))
+        task_reached(Stage.ASSESSED, claim.task, attempt.lane, since=started)
         self.publisher.final(record)
         if scene is not None:
             self._recent.add(scene, record)
@@ -420,6 +424,7 @@ class Assessor:
 
     def _announce(self, attempt: Attempt, level: RiskLevel, started: datetime) -> None:
         now = datetime.now(UTC)
+        task_reached(Stage.LEVEL, attempt.claim.task, attempt.lane, since=started)
         metadata = self._metadata(attempt.lane, attempt.number).model_copy(
             update={
                 "api_key": attempt.held.reservation.key_hash,
