@@ -235,6 +235,7 @@ class Scheduler:
                         captured_after=fresh,
                         limit=min(room, self._settings.batch_size),
                     )
+                    tasks_reached(Stage.CLAIMED, [claim.task for claim in claims])
                     self._enqueue(claims)
                 await self._defer_switched()
                 await self._recover_forgotten()

@@ -1,6 +1,6 @@
 """One trace from a frame's capture to the push of what followed from it, over Kafka headers and the ledger.
 
-The trace's id is the frame's message id, and its first span's id derives from it: whoever knows the message id of a frame
+The trace's id and that of its first span derive from the frame's message id: whoever knows the message id of a frame
 can add a span to its trace, also where a message went through the ledger and lost its headers on the way. Headers
 (``traceparent``, W3C Trace Context) carry who sent a message, so that spans hang together as they followed each other.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -243,10 +242,8 @@ def _derived_ids() -> Any:
 
 
 def _trace_id(message_id: str) -> int:
-    try:
-        return uuid.UUID(message_id).int or 1
-    except ValueError:  # of another sender, with ids of another form
-        return int.from_bytes(hashlib.sha256(message_id.encode()).digest()[:16]) or 1
+    # not the UUID's own bits: some of them are fixed, and the sampler compares them with the share
+    return int.from_bytes(hashlib.sha256(message_id.encode()).digest()[:16]) or 1
 
 
 def _root_id(message_id: str) -> int:
