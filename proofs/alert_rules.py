@@ -118,6 +118,8 @@ class Demo:
     def parts(self, word: str) -> list[psutil.Process]:
         """The processes with this argument, Dagster's beneath their leash included."""
         found = []
+        if not self.alive():
+            return []
         for child in psutil.Process(self._process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if word in child.cmdline():
@@ -181,11 +183,14 @@ def demo(folder: Path, cameras: int, patience: float) -> Iterator[Demo]:
         )
     running = Demo(folder, process, f"http://127.0.0.1:{page}/")
     try:
-        wait_for(lambda: running.alive() and (folder / "targets/detect.json").exists(), "the demo's start", patience)
+        wait_for(lambda: not running.alive() or (folder / "targets/detect.json").exists(), "the demo's start", patience)
+        if not running.alive():
+            raise RuntimeError(f"the demo did not start: {log.read_text(encoding='utf-8', errors='replace')[-600:]}")
         yield running
     finally:
         running.thaw()
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         try:
             process.wait(90)
         except subprocess.TimeoutExpired:

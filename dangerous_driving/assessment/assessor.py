@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Engine
+from structlog.contextvars import bind_contextvars
 
 from dangerous_driving.assessment.answer import level_in_stream, parse_answer
 from dangerous_driving.assessment.context import CameraContexts
@@ -353,6 +354,8 @@ class Assessor:
     async def _ask(self, attempt: Attempt, messages: list[dict[str, Any]], announced: _Once) -> tuple[Reply, datetime]:
         claim, endpoint, reservation = attempt.claim, attempt.held.endpoint, attempt.held.reservation
         started = datetime.now(UTC)
+        # for the log lines of this call alone: it is a task of the event loop of its own
+        bind_contextvars(call_id=attempt.call_id, request_id=claim.task.request_id, lane=attempt.lane.value)
 
         async def on_text(text: str) -> None:
             if not announced.done and (level := level_in_stream(text)) is not None:

@@ -271,6 +271,8 @@ class _Metrics:
 
     def ended(self, key_hash: str, status: str) -> None:
         LLM_CALLS.labels(key_hash, status).inc()
+        # one line for every call: who asks has bound the ids of task, camera and call
+        log.info("llm_call", key_id=key_hash, status=status)
 
     def stands(self, usages: Iterable[KeyUsage]) -> None:
         usages = list(usages)
