@@ -194,9 +194,10 @@ class Monitoring:
         active = self._get("targets", state="active")["activeTargets"]
         return {target["labels"].get("service", target["scrapeUrl"]): target["health"] for target in active}
 
-    def firing(self) -> set[str]:
-        """Names of the alerts that fire."""
-        return {alert["labels"]["alertname"] for alert in self._get("alerts")["alerts"] if alert["state"] == "firing"}
+    def alerts(self) -> list[dict[str, Any]]:
+        """Alerts that are pending or fire: ``{"labels": …, "state": …}``."""
+        found: list[dict[str, Any]] = self._get("alerts")["alerts"]
+        return found
 
     def _get(self, what: str, **parameters: object) -> Any:
         address = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
