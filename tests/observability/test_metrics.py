@@ -81,7 +81,7 @@ def test_a_slow_bucket_tells_a_task_where_openmetrics_is_asked_for(address: str)
     request = urllib.request.Request(address, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     with urllib.request.urlopen(request) as answer:
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-        families = list(openmetrics_families(answer.read().decode()))
+        families = list(openmetrics_families(answer.read().decode()))  # type: ignore[no-untyped-call]
     (latency,) = [family for family in families if family.name == "llm_latency_seconds"]
     remembered = {sample.labels["le"]: sample.exemplar for sample in latency.samples if sample.name.endswith("_bucket")}
     assert remembered["30.0"] is not None
