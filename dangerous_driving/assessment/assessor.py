@@ -43,6 +43,7 @@ from dangerous_driving.ledger.assessments import AssessmentRecord
 from dangerous_driving.ledger.claims import Claim, release
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.observability.metrics import ANSWERS_REUSED, TASKS_ASSESSED, TASKS_FAILED
+from dangerous_driving.observability.stages import Stage, task_reached
 from dangerous_driving.settings import AssessmentSettings, CameraContext, LlmSettings
 
 log = structlog.get_logger(__name__)
@@ -317,8 +318,9 @@ class Assessor:
             [(claim, record)] = records
             await self._ledger.do(assessments.complete, claim, record, outcome)
             kept = [record]
-        for _, record in records:
+        for claim, record in records:
             if record in kept:
+                task_reached(Stage.ASSESSED, claim.task, lane, since=answered.started)
                 self._publish(record)
                 scene = scenes[record.task_id]
                 if scene is not None:

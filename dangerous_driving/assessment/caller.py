@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy import Engine
+from structlog.contextvars import bind_contextvars
 
 from dangerous_driving.assessment.endpoints import Endpoint, Held, Latencies, usable
 from dangerous_driving.assessment.llm import Reply
@@ -25,6 +26,7 @@ from dangerous_driving.ledger import assessments
 from dangerous_driving.ledger.assessments import CallOutcome
 from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.observability.metrics import CALLS_HEDGED, CALLS_SHARED
+from dangerous_driving.observability.stages import Stage, task_reached
 from dangerous_driving.settings import LlmSettings
 
 log = structlog.get_logger(__name__)
@@ -213,6 +215,9 @@ class Caller:
         Raises:
             LlmError: both failed, the first one's error.
         """
+        if attempt.number == 0:
+            for claim in attempt.question.claims:
+                task_reached(Stage.CALLED, claim.task, attempt.lane)
         announced = _Announced()
         running = {asyncio.create_task(self._send(attempt, announced)): attempt}
         failure: LlmError | None = None
@@ -269,6 +274,8 @@ class Caller:
     async def _send(self, attempt: Attempt, announced: _Announced) -> tuple[Reply, datetime]:
         question, endpoint, reservation = attempt.question, attempt.held.endpoint, attempt.held.reservation
         started, looked_at = datetime.now(UTC), 0
+        # for the log lines of this call alone: it is a task of the event loop of its own
+        bind_contextvars(call_id=attempt.call_id, request_id=_lead(attempt).task.request_id, lane=attempt.lane.value)
 
         async def on_text(text: str) -> None:
             nonlocal looked_at
@@ -321,6 +328,7 @@ class Caller:
     def _announce(self, attempt: Attempt, group_index: int, level: RiskLevel, started: datetime) -> None:
         now = datetime.now(UTC)
         [task] = [claim.task for claim in attempt.question.claims if claim.task.group_index == group_index]
+        task_reached(Stage.LEVEL, task, attempt.lane, since=started)
         metadata = self.metadata(attempt.lane, attempt.number, attempt.question.prompt.version).model_copy(
             update={
                 "api_key": attempt.held.reservation.key_hash,
