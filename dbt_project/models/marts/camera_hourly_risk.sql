@@ -53,7 +53,7 @@ assessments as (
         count(*) filter (where risk_level = 'high') as scenes_high,
         count(*) filter (where is_dangerous) as dangerous_scenes,
         count(*) filter (where confidence is null) as scenes_without_confidence,
-        avg(confidence) as mean_confidence
+        avg(confidence)::double precision as mean_confidence
     from {{ ref('stg_risk_assessments') }}
     where is_current and {{ within(spans, 'captured_at') }}
     group by 1, 2
