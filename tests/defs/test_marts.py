@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,13 @@ import yaml
 from sqlalchemy import Connection, Engine, Row, text
 
 from dangerous_driving.assessment.windows import window_of
-from dangerous_driving.defs import dbt
 from dangerous_driving.ledger import backfills
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.retention import drop_day
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import Base
 from dangerous_driving.settings import DatabaseSettings
-from tests.defs.conftest import LENGTH, Ledger
-
-PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
+from tests.defs.conftest import LENGTH, PROJECT, Ledger, build, run
 
 #: Tables of the ledger that analytics leave alone, and why.
 NOT_STAGED = {
@@ -169,28 +164,6 @@ def test_a_row_that_breaks_an_invariant_fails_the_build(
         connection.execute(text("DELETE FROM risk_assessment WHERE risk_level = 'high'"))
     with pytest.raises(AssertionError, match="camera_hourly_risk_every_assessed_group_has_one_level"):
         build(database, tmp_path)
-
-
-def build(database: DatabaseSettings, target: Path, *arguments: str) -> None:
-    """Models and tests, as the Dagster asset builds them, with the same environment."""
-    call(database, target, "build", *arguments)
-
-
-def run(database: DatabaseSettings, target: Path, *arguments: str, schema: str = "marts") -> None:
-    """The models alone."""
-    call(database, target, "run", *arguments, schema=schema)
-
-
-def call(database: DatabaseSettings, target: Path, command: str, *arguments: str, schema: str = "marts") -> None:
-    done = subprocess.run(
-        [dbt.dbt_executable(), command, "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), *arguments],
-        env=os.environ | dbt.dbt_environment(database, target) | {"DBT_POSTGRES_SCHEMA": schema},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def fill(ledger: Engine, frames: Ledger, hour: datetime) -> None:
