@@ -18,6 +18,9 @@ from dangerous_driving.commands import (
     alerts as alert_commands,
 )
 from dangerous_driving.commands import (
+    calls as call_commands,
+)
+from dangerous_driving.commands import (
     cameras as camera_commands,
 )
 from dangerous_driving.commands import (
@@ -147,6 +150,15 @@ def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 
 app.command("watch")(realtime_commands.watch)
+app.command("calls")(call_commands.calls)
+
+
+@app.command()
+def exporter(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Tell Prometheus what the ledger and the brokers know: windows, tasks that wait, keys, budgets, lag."""
+    from dangerous_driving import services
+
+    services.exporter(_settings(config), leash=leash)
 
 
 @app.command()

@@ -354,7 +354,29 @@ def realtime(settings: Settings, *, leash: bool) -> None:
         def read_lag() -> dict[str, int]:
             return {service: sum(lag_by_topic(settings, service).values()) for service in GROUPS}
 
-        run(settings, engine, open_store(settings.objects), producer, process.stop, read_lag=read_lag)
+        run(
+            settings,
+            engine,
+            open_store(settings.objects),
+            producer,
+            process.stop,
+            ready=lambda port: process.tell_address(settings.realtime.host, port),
+            read_lag=read_lag,
+        )
+
+
+def exporter(settings: Settings, *, leash: bool) -> None:
+    """What the ledger and the brokers know -> metrics."""
+    from dangerous_driving.observability.exporter import Exporter
+
+    with (
+        ServiceProcess("exporter", settings, leash=leash) as process,
+        _ledger(settings, "exporter") as engine,
+    ):
+        groups = GROUPS | (EXTRA_GROUPS if settings.redis.url else {})
+        follows = {group_name(settings, service): topics for service, topics in groups.items()}
+        process.ready()
+        Exporter(settings, engine, follows).run(process.stop)
 
 
 def broker(settings: Settings, address_file: Path, *, leash: bool) -> None:

@@ -32,6 +32,7 @@ from dangerous_driving.observability.metrics import (
     ALERTS_HELD,
     ALERTS_RUNG,
 )
+from dangerous_driving.observability.stages import Stage, alert_reached
 from dangerous_driving.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -118,6 +119,11 @@ class AlertsService:
         """
         changes = ledger.advance(self._engine, self._lifecycle, self._sightings(messages))
         _count(changes)
+        now = self._clock()
+        for change in changes:
+            alert = change.after.alert
+            if change.before is None or change.before.basis is not alert.basis:
+                alert_reached(Stage.ALERT, alert, at=now)
         return changes
 
     def _sightings(self, messages: Sequence[Message]) -> list[Sighting]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Engine
+from structlog.contextvars import bind_contextvars
 
 from dangerous_driving.assessment.answer import level_in_stream, parse_answer
 from dangerous_driving.assessment.context import CameraContexts
@@ -52,6 +53,7 @@ from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 from dangerous_driving.ledger.claims import Claim, release
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.observability.metrics import ANSWERS_REUSED, CALLS_HEDGED, TASKS_ASSESSED, TASKS_FAILED
+from dangerous_driving.observability.stages import Stage, task_reached
 from dangerous_driving.settings import AssessmentSettings, LlmSettings
 
 log = structlog.get_logger(__name__)
@@ -303,6 +305,8 @@ class Assessor:
         Raises:
             LlmError: both failed, the first one's error.
         """
+        if attempt.number == 0:
+            task_reached(Stage.CALLED, attempt.claim.task, attempt.lane)
         announced = _Once()
         running = {asyncio.create_task(self._ask(attempt, messages, announced)): attempt}
         failure: LlmError | None = None
@@ -350,6 +354,8 @@ class Assessor:
     async def _ask(self, attempt: Attempt, messages: list[dict[str, Any]], announced: _Once) -> tuple[Reply, datetime]:
         claim, endpoint, reservation = attempt.claim, attempt.held.endpoint, attempt.held.reservation
         started = datetime.now(UTC)
+        # for the log lines of this call alone: it is a task of the event loop of its own
+        bind_contextvars(call_id=attempt.call_id, request_id=claim.task.request_id, lane=attempt.lane.value)
 
         async def on_text(text: str) -> None:
             if not announced.done and (level := level_in_stream(text)) is not None:
@@ -412,6 +418,7 @@ class Assessor:
             llm,
         )
         await self._ledger(assessments.complete, claim, record, call_outcome(llm, "ok", reply, started))
+        task_reached(Stage.ASSESSED, claim.task, attempt.lane, since=started)
         self.publisher.final(record)
         if scene is not None:
             self._recent.add(scene, record)
@@ -420,6 +427,7 @@ class Assessor:
 
     def _announce(self, attempt: Attempt, level: RiskLevel, started: datetime) -> None:
         now = datetime.now(UTC)
+        task_reached(Stage.LEVEL, attempt.claim.task, attempt.lane, since=started)
         metadata = self._metadata(attempt.lane, attempt.number).model_copy(
             update={
                 "api_key": attempt.held.reservation.key_hash,

@@ -24,6 +24,7 @@ from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver
 from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
+from dangerous_driving.observability.stages import Stage, tasks_reached
 from dangerous_driving.settings import AssessmentSettings
 
 log = structlog.get_logger(__name__)
@@ -144,6 +145,7 @@ class Scheduler:
                 if stop.wait(self.RETRY_SECONDS):
                     return None
             else:
+                tasks_reached(Stage.CLAIMED, [claim.task for claim in claims])
                 TASKS_DEFERRED.labels("too_late").inc(len(admission.too_late))
                 TASKS_DEFERRED.labels("no_room").inc(len(admission.no_room))
                 TASKS_DEFERRED.labels("switched").inc(len(switched))
@@ -233,6 +235,7 @@ class Scheduler:
                         captured_after=fresh,
                         limit=min(room, self._settings.batch_size),
                     )
+                    tasks_reached(Stage.CLAIMED, [claim.task for claim in claims])
                     self._enqueue(claims)
                 await self._defer_switched()
                 await self._recover_forgotten()

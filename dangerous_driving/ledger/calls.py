@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, tuple_
 
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.tables import LlmCall
@@ -37,10 +37,11 @@ class Call:
 
 @dataclass(frozen=True)
 class CallFilter:
-    """Which calls; None does not choose."""
+    """Which calls; None does not choose. ``before`` alone leaves out all that began at that very instant."""
 
     since: datetime
     before: datetime | None = None
+    before_id: str | None = None  # with `before`: of the call to go on after, so that calls of one instant are not lost
     camera_id: str | None = None
     task_id: str | None = None
     key_hash: str | None = None
@@ -52,7 +53,11 @@ def list_calls(engine: Engine, wanted: CallFilter, *, limit: int) -> list[Call]:
     """Calls by the time they began, the newest first. Raises LedgerError when the database is away."""
     chosen = [LlmCall.started_at >= wanted.since]
     if wanted.before is not None:
-        chosen.append(LlmCall.started_at < wanted.before)
+        chosen.append(
+            LlmCall.started_at < wanted.before
+            if wanted.before_id is None
+            else tuple_(LlmCall.started_at, LlmCall.call_id) < tuple_(wanted.before, wanted.before_id)
+        )
     chosen += [
         getattr(LlmCall, name) == value
         for name in ("camera_id", "task_id", "key_hash", "lane", "status")

@@ -54,10 +54,11 @@ class CallEntry(Message):
 
 
 class CallPage(Message):
-    """The newest first; ``nextBefore`` asks for the page after, None where there is none."""
+    """The newest first; ``nextBefore`` and ``nextBeforeId`` together ask for the page after, None where there is none."""
 
     items: tuple[CallEntry, ...]
     next_before: datetime | None
+    next_before_id: str | None
 
 
 class KeyEntry(Message):
@@ -119,6 +120,10 @@ class OperationsRest:
         self,
         since: Annotated[AwareDatetime | None, Query(description="default: 24 h ago")] = None,
         before: Annotated[AwareDatetime | None, Query(description="nextBefore of the page before")] = None,
+        before_id: Annotated[
+            str | None,
+            Query(alias="beforeId", max_length=200, pattern=NO_NUL, description="nextBeforeId of the page before"),
+        ] = None,
         camera: Chosen = None,
         task: Chosen = None,
         key: Chosen = None,
@@ -129,7 +134,7 @@ class OperationsRest:
         """Requests to the endpoint, failed and cancelled ones too, the newest first."""
         wanted = CallFilter(
             since=since or datetime.now(UTC) - DEFAULT_SPAN,
-            before=before, camera_id=camera, task_id=task, key_hash=key, lane=lane, status=status,
+            before=before, before_id=before_id, camera_id=camera, task_id=task, key_hash=key, lane=lane, status=status,
         )  # fmt: skip
         found = list_calls(self._engine, wanted, limit=limit + 1)
         items = tuple(
@@ -143,7 +148,12 @@ class OperationsRest:
             )
             for call in found[:limit]
         )  # fmt: skip
-        return CallPage(items=items, next_before=found[limit - 1].started_at if len(found) > limit else None)
+        last = found[limit - 1] if len(found) > limit else None
+        return CallPage(
+            items=items,
+            next_before=None if last is None else last.started_at,
+            next_before_id=None if last is None else last.call_id,
+        )
 
     def keys(self) -> list[KeyEntry]:
         """All keys, by hash."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ import pytest
 
 from dangerous_driving.demo.parts import FOLDER_VARIABLE
 from tests.chromium import PAINTED, chromium
+from tests.observability.exposition import problems, told
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -163,6 +165,21 @@ def look_at_the_page(address: str, picture: Path) -> None:
     assert problems == []
 
 
+def look_at_the_metrics(folder: Path) -> None:
+    """Each service tells where it is, and there what the page about metrics says."""
+    answers = {}
+    for file in sorted((folder / "targets").glob("*.json")):
+        (group,) = json.loads(file.read_text())
+        with urllib.request.urlopen(f"http://{group['targets'][0]}/metrics", timeout=10) as answer:
+            answers[group["labels"]["service"]] = answer.read().decode()
+    assert {"detect", "tasks", "assess", "alerts", "realtime", "exporter"} <= answers.keys()
+    assert [problem for service, text in answers.items() for problem in problems(service, text)] == []
+    seen = {service: told(text) for service, text in answers.items()}
+    assert {"detection_total", "camera_up", "capture_to_stage_seconds"} <= seen["detect"].keys()
+    assert {"llm_calls_total", "api_key_status", "kafka_consumer_lag"} <= seen["assess"].keys()
+    assert {"kafka_group_lag", "api_keys", "ledger_tasks_waiting"} <= seen["exporter"].keys()
+
+
 def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     with demo(folder, seconds=45) as running:
@@ -175,6 +192,7 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_pat
         eventually(lambda: running.part("assess") not in (None, assessor), seconds=30)
 
         look_at_the_page(running.page, tmp_path / "page.png")
+        look_at_the_metrics(folder)
         said = running.wait(300)
     assert left_running(folder) == []
     assert number(said, "frames") > 20
