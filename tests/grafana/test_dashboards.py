@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -75,6 +77,26 @@ def test_a_panel_has_an_id_a_title_a_place_and_says_what_it_means(path: Path) ->
         assert place["x"] + place["w"] <= 24, panel["title"]
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+@pytest.mark.integration
+def test_the_dashboards_are_valid_by_grafanas_schema(tmp_path: Path) -> None:
+    """Strictly, by the types that are generated from Grafana's own schema; a change for the worse is found."""
+    if shutil.which("go") is None:
+        pytest.skip("Grafana's schema is checked by a Go program, and Go is not on PATH")
+    schema = generate.FOLDER.parent / "schema"
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(DASHBOARDS[0].read_text("utf-8").replace('"editable"', '"edittable"'), encoding="utf-8")
+
+    def check(*paths: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["go", "run", ".", *map(str, paths)], cwd=schema, capture_output=True, text=True, timeout=240
+        )
+
+    right = check(*DASHBOARDS)
+    assert right.returncode == 0, right.stdout + right.stderr
+    assert right.stdout.count(": valid") == len(DASHBOARDS)
+    assert "unexpected field 'edittable'" in check(wrong).stdout
 
 
 def test_each_panel_asks_a_source_that_is_set_up() -> None:
