@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.evaluation.answers import Answer, AskedCase
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import EvaluationResult, EvaluationRun, LlmCall
@@ -42,34 +43,6 @@ class RunRow:
     finished_at: datetime | None
     figures: list[dict[str, Any]]
     report_url: str | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of asking: an answer, or the cause of there being none. Latencies in seconds, ``cost`` in money."""
-
-    risk_level: RiskLevel | None
-    confidence: float | None = None
-    risk_types: tuple[str, ...] = ()
-    description: str = ""
-    raw_answer: str = ""
-    failure_code: str | None = None
-    failure_message: str | None = None
-    first_token_latency: float | None = None
-    latency: float | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
-
-
-@dataclass(frozen=True)
-class AskedCase:
-    """One answer in a run; ``ask`` 0 is the first."""
-
-    case_id: str
-    ask: int
-    answer: Answer
-    reused: bool
 
 
 def open_run(engine: Engine, key: RunKey, *, reuse_since: datetime) -> None:
