@@ -54,7 +54,7 @@ def confusion(truth: ArrayLike, answered: ArrayLike, clusters: ArrayLike, count:
     Returns:
         Shape (count, 4, 5).
     """
-    matrices = np.zeros((count, len(LEVELS), len(LEVELS) + 1))
+    matrices: Floats = np.zeros((count, len(LEVELS), len(LEVELS) + 1))
     np.add.at(
         matrices, (np.asarray(clusters, np.int64), np.asarray(truth, np.int64), np.asarray(answered, np.int64)), 1
     )
@@ -62,7 +62,8 @@ def confusion(truth: ArrayLike, answered: ArrayLike, clusters: ArrayLike, count:
 
 
 def _ratio(above: Floats, under: Floats) -> Floats:
-    return np.divide(above, under, out=np.full(np.shape(above), np.nan), where=np.asarray(under) > 0)
+    ratio: Floats = np.divide(above, under, out=np.full(np.shape(above), np.nan), where=np.asarray(under) > 0)
+    return ratio
 
 
 def _selected(matrix: Floats, levels: slice) -> tuple[Floats, Floats, Floats]:

@@ -64,14 +64,8 @@ class SetVersion:
     disagreements: int
 
 
-def add_cases(engine: Engine, items: Iterable[LabelledCase], *, event_id: int | None = None) -> int:
-    """Add cases and labels; what is there already stays as it is. Returns how many cases are new.
-
-    Args:
-        engine: of the ledger.
-        items: to add.
-        event_id: the verdict that their only label follows from.
-    """
+def add_cases(engine: Engine, items: Iterable[LabelledCase]) -> int:
+    """Add cases and labels; what is there already stays as it is. Returns how many cases are new."""
     wanted = list(items)
     added = 0
     for start in range(0, len(wanted), BATCH):
@@ -80,10 +74,20 @@ def add_cases(engine: Engine, items: Iterable[LabelledCase], *, event_id: int | 
             rows = [_case_row(item.case) for item in part]
             statement = insert(EvaluationCase).on_conflict_do_nothing().returning(EvaluationCase.case_id)
             added += len(connection.execute(statement, rows).all())
-            labels = [_label_row(item.case.case_id, label, event_id) for item in part for label in item.labels]
+            labels = [_label_row(item.case.case_id, label) for item in part for label in item.labels]
             if labels:
                 connection.execute(insert(EvaluationLabel).on_conflict_do_nothing(), labels)
     return added
+
+
+def add_verdict(engine: Engine, case_id: str, label: Label, *, event_id: int, case: Case | None) -> None:
+    """Add what a person said of an alert as a label, and the case itself where it is the first word on it."""
+    with transaction(engine) as connection:
+        if case is not None:
+            connection.execute(insert(EvaluationCase).values(**_case_row(case)).on_conflict_do_nothing())
+        connection.execute(
+            insert(EvaluationLabel).values(**_label_row(case_id, label, event_id)).on_conflict_do_nothing()
+        )
 
 
 def list_cases(engine: Engine, *, source: CaseSource | None = None, camera_id: str | None = None) -> list[LabelledCase]:
@@ -214,7 +218,7 @@ def _case_row(case: Case) -> dict[str, Any]:
     }
 
 
-def _label_row(case_id: str, label: Label, event_id: int | None) -> dict[str, Any]:
+def _label_row(case_id: str, label: Label, event_id: int | None = None) -> dict[str, Any]:
     return {
         "case_id": case_id,
         "labelled_by": label.by,

@@ -18,7 +18,8 @@ AGREEMENT = 1e-9
 
 
 def matrix_of(truth: list[int], answered: list[int]) -> metrics.Floats:
-    return metrics.confusion(truth, answered, np.zeros(len(truth), int), 1)[0]
+    matrix: metrics.Floats = metrics.confusion(truth, answered, np.zeros(len(truth), int), 1)[0]
+    return matrix
 
 
 def same(ours: float, theirs: float) -> bool:
