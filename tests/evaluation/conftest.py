@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,7 @@ from dangerous_driving.simulation.llm_answers import answer_to
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
+PROMPT = load_prompt("v1")
 DAY = datetime(2025, 10, 20, 8, tzinfo=UTC)
 
 
@@ -56,13 +58,15 @@ def write_prompt(folder: Path, version: str, *, skill: float | None) -> None:
 
 def answered_level(task: AssessmentTask) -> RiskLevel:
     """What the simulated endpoint answers to this group when nothing makes it worse: the truth of these tests."""
-    text = answer_to(load_prompt("v1").messages(task, "https://store/1.jpg"))
+    text = answer_to(PROMPT.messages(task, "https://store/1.jpg"))
     return parse_answer(text, {item.object_id for item in task.detected_objects}).risk_level
 
 
-def tasks(count: int) -> Iterator[AssessmentTask]:
-    """Groups of as many levels as they come, balanced: a fourth of each level."""
-    left = {level: count // 4 for level in RiskLevel}
+@cache
+def cases(count: int) -> list[LabelledCase]:
+    """Groups with the level that is answered for them as their truth, a fourth of each level."""
+    left = dict.fromkeys(RiskLevel, count // 4)
+    found: list[LabelledCase] = []
     number = 0
     while any(left.values()):
         camera, at = f"cam-{number % 30}", DAY + timedelta(days=number // 30 % 2, seconds=number)
@@ -71,7 +75,8 @@ def tasks(count: int) -> Iterator[AssessmentTask]:
             level = answered_level(task)
             if left[level]:
                 left[level] -= 1
-                yield task
+                found.append(exact_case(task, level))
+    return found
 
 
 def exact_case(task: AssessmentTask, level: RiskLevel, *, by: str = "truth") -> LabelledCase:
@@ -92,9 +97,10 @@ class Bench:
 
     def add(self, count: int) -> None:
         """So many cases with exact truth and pictures."""
-        items = [exact_case(task, answered_level(task)) for task in tasks(count)]
+        items = cases(count)
+        shown = picture()
         for item in items:
-            self.store.put(item.case.picture_key, picture(), "image/jpeg")
+            self.store.put(item.case.picture_key, shown, "image/jpeg")
         add_cases(self.engine, items)
 
     def freeze(self) -> SetVersion:
@@ -131,7 +137,7 @@ def bench(ledger: Engine, database: DatabaseSettings, tmp_path: Path) -> Iterato
                 timeout=5, price_input=1, price_output=2,
             ),
             assessment=AssessmentSettings(heartbeat_interval=0.2, worker_timeout=2),
-            evaluation=EvaluationSettings(resamples=300, min_cases=20),
+            evaluation=EvaluationSettings(resamples=200, min_cases=20, stability_share=0.05, max_in_flight=32),
         )  # fmt: skip
         write_prompt(tmp_path / "prompts", "a", skill=0.75)
         yield Bench(ledger, settings, FolderStore(tmp_path / "objects"), tmp_path / "prompts")

@@ -21,14 +21,14 @@ async def judged(bench: Bench, *, skill: float) -> None:
     bench.settings = bench.settings.model_copy(
         update={"evaluation": bench.settings.evaluation.model_copy(update={"challengers": ("b",)})}
     )
-    bench.add(360)
+    bench.add(240)
     for version in ("a", "b"):
         found = await bench.evaluate(version)
         assert found.asking.stopped is None
 
 
 async def test_a_worse_prompt_is_refused_with_its_statistics(bench: Bench) -> None:
-    await judged(bench, skill=0.35)
+    await judged(bench, skill=0.2)
     [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
     assert ruling.decision.verdict is GateVerdict.REFUSED
     assert ruling.promotion is None
