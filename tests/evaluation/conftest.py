@@ -19,9 +19,12 @@ from dangerous_driving.assessment.answer import parse_answer
 from dangerous_driving.assessment.keys import load_keys, open_pool
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.contracts import AssessmentTask, RiskLevel
+from dangerous_driving.evaluation.answers import Answer
+from dangerous_driving.evaluation.asking import run_key
 from dangerous_driving.evaluation.cases import Case, CaseSource, Label, case_id_of, cluster_of, picture_key_of
 from dangerous_driving.evaluation.run import Evaluated, evaluate_prompt, refresh_set
-from dangerous_driving.ledger.evaluation_cases import LabelledCase, SetVersion, add_cases
+from dangerous_driving.ledger.evaluation_cases import LabelledCase, SetVersion, add_cases, set_cases
+from dangerous_driving.ledger.evaluation_runs import finish_run, keep, open_run
 from dangerous_driving.objects import FolderStore
 from dangerous_driving.settings import (
     AssessmentSettings,
@@ -105,6 +108,20 @@ class Bench:
 
     def freeze(self) -> SetVersion:
         return refresh_set(self.engine, self.store, self.settings)[1]
+
+    def answer(self, version: str) -> str:
+        """A complete run of this prompt over the newest set, without a call; returns its name."""
+        newest = self.freeze()
+        prompt = load_prompt(version, folder=self.prompts)
+        key = run_key(prompt, "simulated-vl", newest.version, datetime.now(UTC))
+        open_run(self.engine, key, reuse_since=datetime.now(UTC))
+        for item in set_cases(self.engine, newest.version):
+            said = answer_to(prompt.messages(item.case.task, "https://store/1.jpg"))
+            parsed = parse_answer(said, {thing.object_id for thing in item.case.task.detected_objects})
+            given = Answer(parsed.risk_level, parsed.confidence, tuple(parsed.risk_types), latency=1.0)
+            keep(self.engine, key.run, item.case.case_id, 0, given)
+        finish_run(self.engine, key.run, figures=[], report_url=None)
+        return key.run
 
     async def evaluate(self, version: str, *, model: str = "simulated-vl") -> Evaluated:
         pool = open_pool(self.settings.keys, self.engine)
