@@ -24,10 +24,16 @@ from dangerous_driving.commands import (
     cameras as camera_commands,
 )
 from dangerous_driving.commands import (
+    cases as case_commands,
+)
+from dangerous_driving.commands import (
     keys as key_commands,
 )
 from dangerous_driving.commands import (
     notifications as notification_commands,
+)
+from dangerous_driving.commands import (
+    prompts as prompt_commands,
 )
 from dangerous_driving.commands import (
     realtime as realtime_commands,
@@ -75,6 +81,8 @@ app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(realtime_commands.tokens, name="token")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(case_commands.app, name="cases")
+app.add_typer(prompt_commands.app, name="prompts")
 app.add_typer(switch_commands.app, name="switch")
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
@@ -186,6 +194,31 @@ def simulate_llm(
     from dangerous_driving import services
 
     services.simulated_llm(_settings(config), host=host, port=port, seed=seed, speed=speed, leash=leash)
+
+
+@simulate.command("cases")
+def simulate_cases(
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes, in rotation of scenarios, light and weather.")] = 48,
+    frames: Annotated[int, typer.Option(min=1, max=10, help="Frames of each, 4 s apart.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first scene.")] = 0,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Add simulated scenes, whose truth is exact, to the cases of the evaluation."""
+    from rich.progress import track
+
+    from dangerous_driving.commands.cases import opened
+    from dangerous_driving.evaluation.labelled_folder import keep
+    from dangerous_driving.ledger.evaluation_cases import add_cases
+    from dangerous_driving.simulation.cases import scene_cases
+
+    with opened(config, data_dir) as (_, engine, store):
+        made = new = 0
+        for number in track(range(scenes), description="scenes", console=err):
+            found = list(scene_cases(number, frames=frames, seed=seed))
+            made += len(found)
+            new += add_cases(engine, keep(store, found))
+    out.print(f"{made} cases from {scenes} simulated scenes, {new} of them new")
 
 
 @simulate.command("fault")

@@ -9,8 +9,9 @@ import dagster as dg
 from dangerous_driving.defs.assets import content_sensor, ledger_assets
 from dangerous_driving.defs.checks import window_checks
 from dangerous_driving.defs.dbt import dbt_resource, ledger_models
+from dangerous_driving.defs.evaluation import evaluation_assets
 from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor
-from dangerous_driving.defs.jobs import marts_job, operations_jobs, window_job
+from dangerous_driving.defs.jobs import evaluation_job, marts_job, operations_jobs, window_job
 from dangerous_driving.defs.partitions import window_partitions
 from dangerous_driving.defs.reports import alert_digest_asset, camera_inventory_asset
 from dangerous_driving.defs.resources import window_resources
@@ -41,9 +42,10 @@ def definitions_of(settings: Settings) -> dg.Definitions:
             retention_asset(settings),
             alert_digest_asset(settings, now),
             camera_inventory_asset(),
+            *evaluation_assets(settings),
         ],
         asset_checks=[window_checks(settings.windows, partitions)],
-        jobs=[window_job(), marts_job(models), *operations],
+        jobs=[window_job(), marts_job(models), evaluation_job(), *operations],
         sensors=[
             closed_windows_sensor(settings, partitions),
             failed_runs_sensor(settings),

@@ -16,13 +16,13 @@ import structlog
 
 from dangerous_driving.assessment.answer import ParsedAnswer
 from dangerous_driving.assessment.caller import Answered, Attempt, Caller, Unanswered
+from dangerous_driving.assessment.champion import Prompts
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.duplicates import RecentAnswers, Scene, scene_of
 from dangerous_driving.assessment.endpoints import Held
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.llm import Reply
 from dangerous_driving.assessment.patient_ledger import PatientLedger
-from dangerous_driving.assessment.prompt import Prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.question import Question, question_about
 from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, reused_record
@@ -78,8 +78,7 @@ class Assessor:
     Args:
         llm: how pictures go into requests.
         caller: asks the endpoints.
-        prompt: the prompt version in use.
-        frame_prompt: the one for several groups of a frame; None: each group has a call of its own.
+        prompts: the version in use; another one that is set is for what begins from then on.
         contexts: what is known of each camera's place.
         settings: when answers are reused, how many groups share a call.
         ledger: of this worker.
@@ -94,8 +93,7 @@ class Assessor:
         *,
         llm: LlmSettings,
         caller: Caller,
-        prompt: Prompt,
-        frame_prompt: Prompt | None,
+        prompts: Prompts,
         contexts: CameraContexts,
         settings: AssessmentSettings,
         ledger: PatientLedger,
@@ -112,8 +110,7 @@ class Assessor:
         self._contexts = contexts
         self._reuses = settings.reuse_duplicates
         self._recent = RecentAnswers(settings)
-        self._prompt = prompt
-        self._frame_prompt = frame_prompt
+        self.prompts = prompts
         self._groups_per_call = settings.coalesce_groups
         self._refused = 0
         self._ledger = ledger
@@ -137,7 +134,7 @@ class Assessor:
     @property
     def groups_per_call(self) -> int:
         """How many groups of a frame may share a call now; 1: none do."""
-        return 1 if self._frame_prompt is None or self._refused >= REFUSALS else self._groups_per_call
+        return 1 if self.prompts.frame is None or self._refused >= REFUSALS else self._groups_per_call
 
     async def reserve(self, lane: Lane, *, tried: Collection[str] = (), timeout: float | None = None) -> Held:  # noqa: ASYNC109  # it becomes an error that says why
         """A key for a call to come; see :meth:`Caller.reserve`."""
@@ -227,7 +224,11 @@ class Assessor:
         if not groups:
             await self.give_back(held)
             return
-        prompt = self._prompt if len(groups) == 1 or self._frame_prompt is None else self._frame_prompt
+        prompt = self.prompts.group if len(groups) == 1 else self.prompts.frame
+        if prompt is None:  # another version was promoted meanwhile
+            await self.give_back(held)
+            await self._each_alone([group.claim for group in groups], lane, done)
+            return
         question = question_about([(group.claim, group.picture) for group in groups], prompt, context)
         found = await self._caller.ask(question, lane, held)
         if isinstance(found, Unanswered):
@@ -253,7 +254,7 @@ class Assessor:
     def _looked_at(self, claim: Claim, key: str, reuses: bool) -> _Group:
         picture = self._store.get(key)
         scene = scene_of(claim.task, picture) if reuses else None
-        return _Group(claim, self._prompt.picture_url(picture), scene)
+        return _Group(claim, self.prompts.group.picture_url(picture), scene)
 
     async def _reused(self, group: _Group, lane: Lane, done: dict[str, Outcome]) -> bool:
         """Whether it was answered with what was answered to a near-identical group moments ago."""
@@ -368,7 +369,7 @@ class Assessor:
         result = failed_result(
             claim.task,
             AssessmentFailure(code=code, message=message),
-            self._caller.metadata(lane, retries, self._prompt.version),
+            self._caller.metadata(lane, retries, self.prompts.group.version),
             at=datetime.now(UTC),
         )
         await asyncio.to_thread(self.publisher.failed, result)

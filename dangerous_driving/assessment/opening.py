@@ -11,13 +11,13 @@ from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.caller import Caller
+from dangerous_driving.assessment.champion import Prompts, current_prompts, follow_promotions
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.endpoints import Breaker, Endpoint
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import follow_file, open_pool
 from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.assessment.patient_ledger import PatientLedger
-from dangerous_driving.assessment.prompt import load_frame_prompt, load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.worker import living, register
 from dangerous_driving.ledger.database import open_engine
@@ -31,7 +31,14 @@ THREADS = 24
 
 @asynccontextmanager
 async def open_assessor(
-    settings: Settings, *, service: str, engine: Engine, store: ObjectStore, pool: KeyPool, producer: Sender
+    settings: Settings,
+    *,
+    service: str,
+    engine: Engine,
+    store: ObjectStore,
+    pool: KeyPool,
+    producer: Sender,
+    follows_promotions: bool = True,
 ) -> AsyncIterator[Assessor]:
     """An assessor of a new worker, alive within the block.
 
@@ -42,14 +49,16 @@ async def open_assessor(
         store: where the pictures lie.
         pool: of API keys; the caller closes it.
         producer: for live results; the caller closes it.
+        follows_promotions: take the prompt that is promoted, now and later; else it is ``llm.prompt_version``.
 
     Raises:
         ConfigError: the prompt version is unknown, or has none for several groups where groups are to share calls.
+        LedgerError: which prompt is promoted cannot be read.
     """
-    version, longest_side = settings.llm.prompt_version, settings.llm.image_longest_side
-    prompt = load_prompt(version, longest_side=longest_side)
-    sharing = settings.assessment.coalesce_groups > 1
-    frame_prompt = load_frame_prompt(version, longest_side=longest_side) if sharing else None
+    if follows_promotions:
+        prompts = await asyncio.to_thread(current_prompts, settings, engine)
+    else:
+        prompts = Prompts.of(settings, settings.llm.prompt_version)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
     contexts = CameraContexts(settings.camera, engine)
@@ -57,19 +66,19 @@ async def open_assessor(
     own = open_engine(settings.database.model_copy(update={"pool_size": 1}), application=f"heartbeat {service}")
     publisher = ResultPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
     endpoints = open_endpoints(settings, pool, engine)
+    promotions: asyncio.Task[None] | None = None
     following = asyncio.create_task(follow_file(settings.keys, pool), name="key-file")
     try:
         for endpoint in endpoints:
             await endpoint.client.warm_up()
         async with living(own, worker, settings.assessment) as beating:
             ledger = PatientLedger(engine)
-            yield Assessor(
+            assessor = Assessor(
                 llm=settings.llm,
                 caller=Caller(
                     llm=settings.llm, endpoints=endpoints, ledger=ledger, publisher=publisher, node=settings.node
                 ),
-                prompt=prompt,
-                frame_prompt=frame_prompt,
+                prompts=prompts,
                 contexts=contexts,
                 settings=settings.assessment,
                 ledger=ledger,
@@ -78,8 +87,13 @@ async def open_assessor(
                 node=settings.node,
                 beating=beating,
             )
+            if follows_promotions:
+                promotions = asyncio.create_task(follow_promotions(assessor, settings, engine), name="promotions")
+            yield assessor
     finally:
         following.cancel()
+        if promotions is not None:
+            promotions.cancel()
         await asyncio.to_thread(publisher.close)
         await close_endpoints(endpoints, pool)
         own.dispose()

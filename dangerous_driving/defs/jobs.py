@@ -15,6 +15,7 @@ MARTS_JOB = "build_marts"
 RETENTION_JOB = "apply_retention"
 DIGEST_JOB = "write_digest"
 INVENTORY_JOB = "list_cameras"
+EVALUATION_JOB = "evaluate_prompts"
 
 
 def window_job() -> UnresolvedAssetJobDefinition:
@@ -38,6 +39,16 @@ def marts_job(models: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
         # goes before the windows that wait in the queue, and is tried again when a row changed under it
         tags={LANE_TAG: "marts", "dagster/priority": "10", "dagster/max_retries": "2"},
         description="Build and test all dbt models.",
+    )
+
+
+def evaluation_job() -> UnresolvedAssetJobDefinition:
+    """Cases, then champion and challengers. Not retried: what stops it (a budget, an endpoint) is better the night after."""
+    return dg.define_asset_job(
+        EVALUATION_JOB,
+        selection=dg.AssetSelection.assets("evaluation_cases", "prompt_gate"),
+        tags={LANE_TAG: "evaluation"},
+        description="Evaluate the prompt in use and its challengers, and promote one that is significantly better.",
     )
 
 

@@ -7,7 +7,7 @@ another machine needs nothing but the environment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import dagster as dg
@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.backfill_run import BackfillPlan, backfill_plan, backfill_windows, settings_of
+from dangerous_driving.assessment.champion import current_version
 from dangerous_driving.assessment.contact_sheet import contact_sheet, riskiest
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import open_pool
@@ -26,8 +27,12 @@ from dangerous_driving.assessment.window_run import WindowReport, assess_windows
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Message
 from dangerous_driving.errors import BrokerError
+from dangerous_driving.evaluation.collection import Collected
+from dangerous_driving.evaluation.promotion import Ruling, nightly_rulings
+from dangerous_driving.evaluation.run import Evaluated, evaluate_prompt, refresh_set, require_set
 from dangerous_driving.ledger.backfills import Estimate, estimate
 from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.ledger.evaluation_cases import SetVersion, newest_set
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import Producer, Topic
 from dangerous_driving.messaging.seam import Receipt, Sender
@@ -165,10 +170,11 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         self, *, run: str, prompt_version: str | None, model: str | None, make_current: bool, cost_limit: float | None
     ) -> BackfillPlan:
         """Check what a person asked for; see `backfill_plan`."""
+        settings = load()
         return backfill_plan(
-            load(),
+            settings,
             run=run,
-            prompt_version=prompt_version,
+            prompt_version=prompt_version or current_version(settings.llm, self.database.engine),
             model=model,
             make_current=make_current,
             cost_limit=cost_limit,
@@ -181,7 +187,7 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         async def work(assessor: Assessor, left: Sequence[Window]) -> list[WindowReport]:
             return await backfill_windows(assessor, left, plan, settings=settings.assessment, on_report=_log_report)
 
-        return asyncio.run(self._with_assessor(settings, "backfill", windows, work))
+        return asyncio.run(self._with_assessor(settings, "backfill", windows, work, follows_promotions=False))
 
     def estimate(self, windows: Sequence[Window], plan: BackfillPlan) -> Estimate:
         """What the backfill would take; see `ledger.backfills.estimate`."""
@@ -201,6 +207,8 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         service: str,
         windows: Sequence[Window],
         work: Callable[[Assessor, Sequence[Window]], Awaitable[list[WindowReport]]],
+        *,
+        follows_promotions: bool = True,
     ) -> list[WindowReport]:
         async with self.key_pool.opened(self.database.engine) as pool:
 
@@ -212,9 +220,61 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
                     store=self.object_store.store,
                     pool=pool,
                     producer=self.kafka.sender,
+                    follows_promotions=follows_promotions,
                 )
 
             return await by_living_workers(opened, windows, work)
+
+
+class EvaluatorResource(dg.ConfigurableResource["EvaluatorResource"]):
+    """Evaluates prompts with the keys of the evaluation lane, and rules on challengers."""
+
+    database: DatabaseResource
+    object_store: ObjectStoreResource
+    key_pool: KeyPoolResource
+
+    def refresh(self) -> tuple[Collected, SetVersion]:
+        """Take in new verdicts and freeze the set; see `evaluation.run.refresh_set`."""
+        return refresh_set(self.database.engine, self.object_store.store, load())
+
+    def is_empty(self) -> bool:
+        """Whether there is no case to ask about."""
+        newest = newest_set(self.database.engine)
+        return newest is None or not newest.cases
+
+    def versions(self) -> list[str]:
+        """The prompt in use, then the challengers."""
+        settings = load()
+        in_use = current_version(settings.llm, self.database.engine)
+        return list(dict.fromkeys((in_use, *settings.evaluation.challengers)))
+
+    def evaluate(self, prompt_version: str, model: str) -> Evaluated:
+        """Ask a prompt and model about the newest set; see `evaluation.run.evaluate_prompt`."""
+        settings, engine = load(), self.database.engine
+        newest = require_set(engine)
+
+        async def work() -> Evaluated:
+            async with self.key_pool.opened(engine) as pool:
+                return await evaluate_prompt(
+                    settings,
+                    prompt_version=prompt_version,
+                    model=model,
+                    set_version=newest.version,
+                    engine=engine,
+                    store=self.object_store.store,
+                    pool=pool,
+                )
+
+        return asyncio.run(work())
+
+    def rulings(self, *, skipped: Collection[str] = ()) -> list[Ruling]:
+        """Rule on the configured challengers, but for those that could not be evaluated."""
+        settings = load()
+        challengers = tuple(name for name in settings.evaluation.challengers if name not in skipped)
+        evaluation = settings.evaluation.model_copy(update={"challengers": challengers})
+        return nightly_rulings(
+            settings.model_copy(update={"evaluation": evaluation}), self.database.engine, self.object_store.store
+        )
 
 
 def _log_report(report: WindowReport) -> None:
@@ -238,5 +298,6 @@ def window_resources() -> dict[str, object]:
         "object_store": object_store,
         "kafka": kafka,
         "key_pool": key_pool,
+        "evaluator": EvaluatorResource(database=database, object_store=object_store, key_pool=key_pool),
         "assessor": AssessorResource(database=database, object_store=object_store, kafka=kafka, key_pool=key_pool),
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from dangerous_driving.defs.jobs import DIGEST_JOB, INVENTORY_JOB, MARTS_JOB, RETENTION_JOB
+from dangerous_driving.defs.jobs import DIGEST_JOB, EVALUATION_JOB, INVENTORY_JOB, MARTS_JOB, RETENTION_JOB
 from dangerous_driving.settings import Settings
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -47,6 +47,14 @@ def all_schedules(
             execution_timezone="UTC",
             default_status=RUNNING,
             description="Look at the list of cameras.",
+        ),
+        dg.ScheduleDefinition(
+            name="evaluation",
+            job_name=EVALUATION_JOB,
+            cron_schedule=settings.evaluation.cron,
+            execution_timezone="UTC",
+            default_status=RUNNING,
+            description="Evaluate the prompt in use and its challengers.",
         ),
         dg.build_schedule_from_partitioned_job(
             digest,

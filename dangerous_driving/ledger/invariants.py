@@ -91,10 +91,11 @@ RULES: dict[str, str] = {
         WHERE t.captured_at >= :since AND t.captured_at < :until AND NOT EXISTS (
             SELECT 1 FROM llm_call c WHERE c.captured_at = t.captured_at AND c.call_id = t.task_id || '_call' || n)
     """,
-    "every call belongs to a task": """
-        SELECT c.call_id, 'there is no task ' || c.task_id FROM llm_call c
+    "every call belongs to a task or to a case of the evaluation": """
+        SELECT c.call_id, 'there is no task or case ' || c.task_id FROM llm_call c
         WHERE c.captured_at >= :since AND c.captured_at < :until AND NOT EXISTS (
             SELECT 1 FROM assessment_task t WHERE t.captured_at = c.captured_at AND t.task_id = c.task_id)
+          AND NOT EXISTS (SELECT 1 FROM evaluation_case e WHERE e.case_id = c.task_id)
     """,
     "every task that shares a call is there, and so is the call that its assessment names": """
         SELECT c.call_id, 'it is shared with ' || shared || ', which is no task of the frame' FROM llm_call c, unnest(c.shared_with) AS shared

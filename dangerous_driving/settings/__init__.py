@@ -35,6 +35,7 @@ from dangerous_driving.settings.assessment import (
     KeysSettings,
     LlmSettings,
 )
+from dangerous_driving.settings.evaluation import EvaluationSettings
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
 from dangerous_driving.settings.section import Section
@@ -48,6 +49,7 @@ __all__ = [
     "AlertsSettings",
     "AssessmentSettings",
     "CameraContext",
+    "EvaluationSettings",
     "FallbackSettings",
     "KeysSettings",
     "LlmSettings",
@@ -335,6 +337,7 @@ class Settings(BaseSettings):
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
     operations: OperationsSettings = OperationsSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     alerts: AlertsSettings = AlertsSettings()
     notifications: NotificationsSettings = NotificationsSettings()
     redis: RedisSettings = RedisSettings()

@@ -40,11 +40,19 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
         "alert_digest": ["risk_assessments"],
         "camera_inventory": ["cameras"],
         "retention": [],
+        "evaluation_cases": ["risk_assessments"],
+        "prompt_evaluations": ["evaluation_cases"],
+        "prompt_gate": ["evaluation_cases", "prompt_evaluations"],
         "stg_cameras": ["cameras"],
         "stg_frames": ["frames"],
         "stg_assessment_tasks": ["assessment_tasks"],
         "stg_risk_assessments": ["risk_assessments"],
         "stg_llm_calls": ["llm_calls"],
+        "prompt_promotions": ["prompt_gate"],
+        "stg_evaluation_runs": ["prompt_evaluations"],
+        "stg_prompt_decisions": ["prompt_gate"],
+        "stg_prompt_promotions": ["prompt_promotions"],
+        "prompt_comparison": ["stg_evaluation_runs", "stg_prompt_decisions", "stg_prompt_promotions"],
         "camera_hourly_risk": ["stg_assessment_tasks", "stg_frames", "stg_risk_assessments"],
     }
 
@@ -53,6 +61,7 @@ def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
     repository = loaded.get_repository_def()
     assert {job.name for job in repository.get_all_jobs()} == {
         "__ASSET_JOB", "assess_window", "build_marts", "apply_retention", "write_digest", "list_cameras",
+        "evaluate_prompts",
     }  # fmt: skip
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "closed_windows", "endpoint_state", "failed_runs", "ledger_content",
@@ -62,9 +71,10 @@ def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
         "retention": "30 3 * * *",
         "camera_inventory": "*/15 * * * *",
         "alert_digest": "0 6 * * *",
+        "evaluation": "30 1 * * *",
     }
     assert set(repository.get_top_level_resources()) == {
-        "assessor", "database", "dbt", "kafka", "key_pool", "object_store",
+        "assessor", "database", "dbt", "evaluator", "kafka", "key_pool", "object_store",
     }  # fmt: skip
 
 

@@ -8,6 +8,16 @@ keys: the order in which parts write is free (a scheduler's claim may come befor
 
 from dangerous_driving.ledger.tables.alerts import Alert, AlertEvent, AuditEntry, CameraQuiet, Notification
 from dangerous_driving.ledger.tables.declarative import BY_DAY, PARTITIONED, Base, claim_token_sequence, filled_now
+from dangerous_driving.ledger.tables.evaluation import (
+    EvaluationCase,
+    EvaluationLabel,
+    EvaluationResult,
+    EvaluationRun,
+    EvaluationSet,
+    EvaluationSetCase,
+    PromptDecision,
+    PromptPromotion,
+)
 from dangerous_driving.ledger.tables.keys import ApiKey, KeyPoolMember, KeyReservation, LaneSpending, Switch
 from dangerous_driving.ledger.tables.scenes import AssessmentTask, Camera, Frame, LlmCall, RiskAssessment, Worker
 from dangerous_driving.ledger.tables.windows import Backfill, BackfillTask, CameraWindow, Incident
@@ -26,6 +36,12 @@ __all__ = [
     "Camera",
     "CameraQuiet",
     "CameraWindow",
+    "EvaluationCase",
+    "EvaluationLabel",
+    "EvaluationResult",
+    "EvaluationRun",
+    "EvaluationSet",
+    "EvaluationSetCase",
     "Frame",
     "Incident",
     "KeyPoolMember",
@@ -33,6 +49,8 @@ __all__ = [
     "LaneSpending",
     "LlmCall",
     "Notification",
+    "PromptDecision",
+    "PromptPromotion",
     "RiskAssessment",
     "Switch",
     "Worker",
