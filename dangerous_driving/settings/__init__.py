@@ -35,6 +35,7 @@ from dangerous_driving.settings.assessment import (
     KeysSettings,
     LlmSettings,
 )
+from dangerous_driving.settings.monitoring import MonitoringSettings
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
 from dangerous_driving.settings.section import Section
@@ -51,6 +52,7 @@ __all__ = [
     "FallbackSettings",
     "KeysSettings",
     "LlmSettings",
+    "MonitoringSettings",
     "NotificationsSettings",
     "OperationsSettings",
     "RealtimeSettings",
@@ -323,6 +325,7 @@ class Settings(BaseSettings):
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
     operations: OperationsSettings = OperationsSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertsSettings = AlertsSettings()
     notifications: NotificationsSettings = NotificationsSettings()
     redis: RedisSettings = RedisSettings()

@@ -1,0 +1,1 @@
+"""Evaluation: how good prompts, models and the detector are, and whether what cameras show has changed."""
