@@ -1,1 +1,1 @@
-"""Evaluation: how good prompts, models and the detector are, and whether what cameras show has changed."""
+"""Evaluation of prompts and models: cases with known truth, metrics, comparison, the gate in front of a new prompt."""

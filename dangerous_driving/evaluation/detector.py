@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -94,8 +93,8 @@ def evaluate_detector(
     detector = engine or open_engine(down_to)
     found: list[list[Detection]] = []
     for batch in _batches(labelled.pictures):
-        for things in detector.detect([read_picture(picture) for picture in batch]):
-            found.append([thing for thing in things if thing.class_name in labelled.classes])
+        answers = detector.detect([read_picture(picture) for picture in batch])
+        found += [[thing for thing in things if thing.class_name in labelled.classes] for things in answers]
         on_progress(len(found))
     weights_hash = hashlib.sha256(weights.read_bytes()).hexdigest()
     return DetectorReport(
