@@ -7,6 +7,7 @@
 # make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
 # make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
 # make benchmark-key-pool  the key pool against others (16 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
+# make grafana  the dashboards' JSON, from infra/grafana/boards
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +23,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill
+.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill grafana
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -168,6 +169,10 @@ page-scripts:
 	rm -rf build/uplot && mkdir -p build/uplot && cd build/uplot && npm pack --silent uplot@$(UPLOT) && tar -xzf uplot-$(UPLOT).tgz
 	cp build/uplot/package/LICENSE build/uplot/package/dist/uPlot.iife.min.js build/uplot/package/dist/uPlot.min.css $(PAGE_SCRIPTS)/
 	git diff --stat --exit-code -- $(PAGE_SCRIPTS)
+
+# infra/grafana/dashboards, from infra/grafana/boards.
+grafana: $(VENV)/.dev
+	$(BIN)/python -m infra.grafana.generate $(ARGS)
 
 # docs/asyncapi.yaml, from the models of the messages.
 api-documents: $(VENV)/.dev

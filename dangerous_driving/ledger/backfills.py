@@ -145,6 +145,7 @@ def make_current(engine: Engine, run: str, window: Window) -> int:
         connection.execute(text(_UNSET_CURRENT), parameters)  # first: one current answer per task, at any time
         changed = connection.execute(text(_SET_CURRENT), parameters).rowcount
         connection.execute(text(_ANSWERED), parameters)
+        connection.execute(text(_WRITTEN), parameters)
     return changed
 
 
@@ -247,6 +248,13 @@ UPDATE assessment_task r
 SET state = 'assessed', reason = '', failure_code = NULL, failure_message = NULL, failure_raw = NULL, updated_at = now()
 WHERE r.camera_id = :camera AND r.captured_at >= :start AND r.captured_at < :end
   AND r.state IN ('failed', 'pending') AND EXISTS ({_WITH_ANSWER})
+"""  # noqa: S608
+
+# the analytical tables read again what was written since they were built; the change of an answer's flag has no time
+_WRITTEN = f"""
+UPDATE assessment_task r SET updated_at = now()
+WHERE r.camera_id = :camera AND r.captured_at >= :start AND r.captured_at < :end
+  AND r.state = 'assessed' AND EXISTS ({_WITH_ANSWER})
 """  # noqa: S608
 
 _ESTIMATE = """

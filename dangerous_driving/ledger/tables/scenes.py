@@ -16,7 +16,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dangerous_driving.ledger.tables.declarative import BY_DAY, Base, filled_now
+from dangerous_driving.ledger.tables.declarative import BY_DAY, Base, filled_now, written_order
 
 
 class Camera(Base):
@@ -60,7 +60,7 @@ class Frame(Base):
     node: Mapped[str | None]
     recorded_at: Mapped[datetime] = filled_now()
 
-    __table_args__ = (Index(None, "camera_id", "captured_at"), BY_DAY)
+    __table_args__ = (Index(None, "camera_id", "captured_at"), written_order("recorded_at"), BY_DAY)
 
 
 class AssessmentTask(Base):
@@ -104,6 +104,7 @@ class AssessmentTask(Base):
         Index(None, "camera_id", "captured_at"),
         Index("ix_assessment_task_waiting", "lane", "priority", postgresql_where=text("state = 'pending'")),
         Index("ix_assessment_task_claimed", "claim_worker", postgresql_where=text("state = 'claimed'")),
+        written_order("updated_at"),
         BY_DAY,
     )
 
@@ -148,6 +149,7 @@ class RiskAssessment(Base):
         CheckConstraint("risk_level IN ('none', 'low', 'medium', 'high')", name="risk_level"),
         Index("uq_risk_assessment_current", "captured_at", "task_id", unique=True, postgresql_where=text("is_current")),
         Index("ix_risk_assessment_unpublished", "assessed_at", postgresql_where=text("published_at IS NULL")),
+        written_order("assessed_at"),
         Index(None, "camera_id", "captured_at"),
         BY_DAY,
     )
@@ -189,6 +191,7 @@ class LlmCall(Base):
         Index(None, "started_at"),
         Index("ix_llm_call_open", "worker", postgresql_where=text("status = 'started'")),
         Index("ix_llm_call_backfill", "run", postgresql_where=text("run <> 'live'")),
+        written_order("finished_at"),
         BY_DAY,
     )
 

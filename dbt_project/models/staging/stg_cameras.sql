@@ -11,6 +11,9 @@ select
     -- numbers
     frame_interval as frame_interval_seconds,
 
+    -- flags
+    enabled as is_enabled,
+
     -- times
     status_at,
     created_at

@@ -1,0 +1,11 @@
+select
+    -- ids
+    run,
+
+    -- text
+    prompt_version,
+    model,
+
+    -- times
+    created_at
+from {{ source('ledger', 'backfill') }}

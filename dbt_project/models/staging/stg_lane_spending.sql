@@ -1,0 +1,11 @@
+select
+    -- text
+    lane,
+
+    -- numbers
+    calls,
+    cost,
+
+    -- times
+    day
+from {{ source('ledger', 'lane_spending') }}
