@@ -9,6 +9,16 @@ keys: the order in which parts write is free (a scheduler's claim may come befor
 from dangerous_driving.ledger.tables.alerts import Alert, AlertEvent, AuditEntry, CameraQuiet, Notification
 from dangerous_driving.ledger.tables.declarative import BY_DAY, PARTITIONED, Base, claim_token_sequence, filled_now
 from dangerous_driving.ledger.tables.keys import ApiKey, KeyPoolMember, KeyReservation, LaneSpending, Switch
+from dangerous_driving.ledger.tables.monitoring import (
+    DetectionProfile,
+    DetectorEvaluation,
+    DetectorGroupRecall,
+    DetectorScoreRow,
+    DriftBaseline,
+    DriftScore,
+    Shadow,
+    ShadowWindow,
+)
 from dangerous_driving.ledger.tables.scenes import AssessmentTask, Camera, Frame, LlmCall, RiskAssessment, Worker
 from dangerous_driving.ledger.tables.windows import Backfill, BackfillTask, CameraWindow, Incident
 
@@ -26,6 +36,12 @@ __all__ = [
     "Camera",
     "CameraQuiet",
     "CameraWindow",
+    "DetectionProfile",
+    "DetectorEvaluation",
+    "DetectorGroupRecall",
+    "DetectorScoreRow",
+    "DriftBaseline",
+    "DriftScore",
     "Frame",
     "Incident",
     "KeyPoolMember",
@@ -34,6 +50,8 @@ __all__ = [
     "LlmCall",
     "Notification",
     "RiskAssessment",
+    "Shadow",
+    "ShadowWindow",
     "Switch",
     "Worker",
     "claim_token_sequence",
