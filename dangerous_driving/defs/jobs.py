@@ -15,6 +15,9 @@ MARTS_JOB = "build_marts"
 RETENTION_JOB = "apply_retention"
 DIGEST_JOB = "write_digest"
 INVENTORY_JOB = "list_cameras"
+DETECTOR_JOB = "evaluate_detector"
+DRIFT_JOB = "watch_drift"
+SHADOW_JOB = "assess_shadows"
 
 
 def window_job() -> UnresolvedAssetJobDefinition:
@@ -54,5 +57,21 @@ def operations_jobs() -> list[UnresolvedAssetJobDefinition]:
             (RETENTION_JOB, "retention", "Drop what is older than `windows.retention_days`."),
             (DIGEST_JOB, "alert_digest", "Write the digest of a day's alerts."),
             (INVENTORY_JOB, "camera_inventory", "Look at the list of cameras."),
+        )
+    ]
+
+
+def monitoring_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """What watches over the models, one asset each, with its check."""
+    return [
+        dg.define_asset_job(
+            name,
+            selection=dg.AssetSelection.assets(asset),
+            tags={LANE_TAG: "operations"},
+            description=description,
+        )
+        for name, asset, description in (
+            (DETECTOR_JOB, "detector_evaluation", "Evaluate the detector on labelled pictures."),
+            (DRIFT_JOB, "detection_drift", "Hold a day of every camera against its weeks before."),
         )
     ]

@@ -41,6 +41,9 @@ class MonitoringSettings(Section):
     )
     drift_moderate: float = Field(default=0.1, gt=0, description="population stability index that is worth a look")
     drift_major: float = Field(default=0.25, gt=0, description="population stability index that is told as drift")
+    drift_repeated: int = Field(
+        default=3, ge=2, description="days in a row with a moderate change that are told as drift, too"
+    )
     shadow_interval: int = Field(
         default=60, gt=0, description="s between looks for groups that challengers have to assess"
     )

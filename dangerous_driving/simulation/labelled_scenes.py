@@ -24,10 +24,11 @@ def scene_specs(count: int, *, seed: int = FIRST_SEED, width: int = 1280, height
     """So many scenes: every scenario in every light and weather in turn, in an order that mixes them."""
     kinds = list(product(Scenario, Light, Weather))
     order = np.random.default_rng(seed).permutation(len(kinds))
-    return [
-        SceneSpec(*kinds[order[number % len(kinds)]], seed=seed + number, width=width, height=height)
-        for number in range(count)
-    ]
+    specs = []
+    for number in range(count):
+        scenario, light, weather = kinds[order[number % len(kinds)]]
+        specs.append(SceneSpec(scenario, light, weather, seed + number, width, height))
+    return specs
 
 
 def write_labelled_scenes(folder: Path, specs: Sequence[SceneSpec], frames: int) -> Iterator[int]:

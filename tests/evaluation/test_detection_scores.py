@@ -58,7 +58,7 @@ def random_set(seed: int, count: int = 40) -> tuple[LabelledSet, list[list[Detec
                 seen = str(random.choice(CLASSES)) if random.random() < 0.1 else name
                 if moved[2] > moved[0] + 1 and moved[3] > moved[1] + 1:
                     # not all different: equal confidences have to be ranked alike
-                    things.append(Detection(seen, float(np.round(random.beta(3, 2), 2)), moved))  # type: ignore[arg-type]
+                    things.append(Detection(seen, float(np.round(random.beta(3, 2), 2)), moved))
         things += [
             Detection(str(random.choice(CLASSES)), float(np.round(random.beta(2, 4), 2)), random_box(random, 50))
             for _ in range(random.integers(0, 4))

@@ -224,7 +224,8 @@ class Scene:
     ) -> tuple[tuple[TrueObject, ...], tuple[TrueObject, ...]]:
         """What is asked for, and what shows too little of itself for that."""
         least = MIN_HEIGHT * self.spec.width / REFERENCE_WIDTH
-        found, faint = [], []
+        found: list[TrueObject] = []
+        faint: list[TrueObject] = []
         for actor in actors:
             if not shown.get(actor.number):
                 continue
