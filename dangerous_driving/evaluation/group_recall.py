@@ -1,12 +1,12 @@
 """Whether the traffic groups that matter become a question to the LLM at all (pure).
 
-A road user that the detector misses may cost a whole group, and what makes no group is never assessed. Two figures:
+A road user that the detector misses may cost a whole group, and what makes no group is never assessed. A group is found
+when one detected group shows at least two of its members: their centres lie in its box, as for a task's objects. Two
+figures:
 
-``group``: groups as the platform's own rule makes them of the true boxes, against those that it makes of the detected
-ones. What is lost here is lost by the detector alone.
+``group``: groups as the platform's own rule makes them of the true boxes. What is lost here is lost by the detector alone.
 
-``danger``: groups that the labels call dangerous (medium or high), found when one detected group shows at least two of
-their members. Here a grouping distance that is too short counts too.
+``danger``: groups that the labels call dangerous (medium or high). Here a grouping distance that is too short counts too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from dangerous_driving.detection.agreement import iou
 from dangerous_driving.detection.engine import Detection
 from dangerous_driving.detection.scene import scene_of
-from dangerous_driving.evaluation.detection_scores import ALL, MATCH_IOU
+from dangerous_driving.evaluation.detection_scores import ALL
 from dangerous_driving.evaluation.labels import Box, LabelledPicture, LabelledSet
 from dangerous_driving.settings import DetectionSettings
 
@@ -33,7 +32,7 @@ Z = 1.959963984540054
 class GroupRecall:
     """How many groups of a kind were found; ``low`` to ``high`` is Wilson's 95 % interval of the recall.
 
-    ``precision``: share of the detected groups that are true ones; of kind ``group`` only.
+    ``precision``: share of the detected groups that show two members of a true one; of kind ``group`` only.
     """
 
     kind: str
@@ -90,8 +89,10 @@ def group_recalls(
             for picture, one in zip(labelled.pictures, seen, strict=True)
             if light in {ALL, picture.light} and weather in {ALL, picture.weather}
         ]
-        groups, hits, made = (sum(getattr(one, name) for one in mine) for name in ("groups", "hits", "made"))
-        recalls.append(GroupRecall(GROUP, ALL, light, weather, groups, hits, hits / made if made else None))
+        groups, hits, made, right = (
+            sum(getattr(one, name) for one in mine) for name in ("groups", "hits", "made", "right")
+        )
+        recalls.append(GroupRecall(GROUP, ALL, light, weather, groups, hits, right / made if made else None))
         for risk_type in (ALL, *types):
             shown = [hit for one in mine for kind, hit in one.dangers if risk_type in {ALL, kind}]
             if shown:
@@ -109,43 +110,46 @@ def _circumstances(labelled: LabelledSet) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Of one picture: true groups, those found, those the detector makes; type of each danger and whether it was found."""
+    """Of one picture: true groups and how many are found, detected groups and how many are right, dangers by type."""
 
     groups: int
     hits: int
     made: int
+    right: int
     dangers: tuple[tuple[str, bool], ...]
 
     @classmethod
     def of(cls, picture: LabelledPicture, found: Sequence[Detection], settings: DetectionSettings) -> _Seen:
         true = [Detection(thing.class_name, 1.0, thing.bbox) for thing in picture.objects if not thing.crowd]
-        wanted = [group.bbox for group in scene_of(true, picture.width, picture.height, settings).groups]
+        wanted = [
+            [centre for centre in map(_centre, (thing.bbox for thing in true)) if _within(centre, group.bbox)]
+            for group in scene_of(true, picture.width, picture.height, settings).groups
+        ]
         made = [group.bbox for group in scene_of(found, picture.width, picture.height, settings).groups]
         dangers = tuple(
-            (group.risk_type or "other", any(_shows(box, picture, group.members) for box in made))
+            (group.risk_type or "other", [_centre(picture.objects[member].bbox) for member in group.members])
             for group in picture.groups
             if group.dangerous
         )
-        return cls(len(wanted), pairs(wanted, made), len(made), dangers)
+        return cls(
+            len(wanted),
+            sum(any(_shows(box, members) for box in made) for members in wanted),
+            len(made),
+            sum(any(_shows(box, members) for members in wanted) for box in made),
+            tuple((risk_type, any(_shows(box, members) for box in made)) for risk_type, members in dangers),
+        )
 
 
-def pairs(wanted: Sequence[Box], made: Sequence[Box]) -> int:
-    """How many boxes can be paired with an IoU of at least `MATCH_IOU`, the best pairs first."""
-    overlaps = sorted(
-        ((iou(one, other), first, second) for first, one in enumerate(wanted) for second, other in enumerate(made)),
-        reverse=True,
-    )
-    used: tuple[set[int], set[int]] = (set(), set())
-    for overlap, first, second in overlaps:
-        if overlap >= MATCH_IOU and first not in used[0] and second not in used[1]:
-            used[0].add(first)
-            used[1].add(second)
-    return len(used[0])
+Point = tuple[float, float]
 
 
-def _shows(box: Box, picture: LabelledPicture, members: Sequence[int]) -> bool:
-    inside = 0
-    for member in members:
-        x1, y1, x2, y2 = picture.objects[member].bbox
-        inside += box[0] <= (x1 + x2) / 2 <= box[2] and box[1] <= (y1 + y2) / 2 <= box[3]
-    return inside >= min(SHOWN, len(members))
+def _shows(box: Box, members: Sequence[Point]) -> bool:
+    return sum(_within(member, box) for member in members) >= min(SHOWN, len(members))
+
+
+def _within(point: Point, box: Box) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def _centre(box: Box) -> Point:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

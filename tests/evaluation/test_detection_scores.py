@@ -22,7 +22,7 @@ from dangerous_driving.evaluation.detection_scores import (
     detector_scores,
     match,
 )
-from dangerous_driving.evaluation.group_recall import DANGER, GROUP, group_recalls, pairs, wilson
+from dangerous_driving.evaluation.group_recall import DANGER, GROUP, group_recalls, wilson
 from dangerous_driving.evaluation.labels import Box, LabelledPicture, LabelledSet, TrueGroup, TrueObject
 from dangerous_driving.settings import DetectionSettings
 
@@ -223,10 +223,13 @@ class TestGroups:
         recalls = group_recalls(labelled(self.scene()), [found], self.settings)
         assert {item.recall for item in recalls} == {0.0}
 
-    def test_the_best_pairs_come_first_and_each_box_counts_once(self) -> None:
-        box = (0.0, 0.0, 100.0, 100.0)
-        assert pairs([box], [(0, 0, 100, 90), box]) == 1
-        assert pairs([box, (0, 0, 100, 60)], [box, (0, 0, 100, 62)]) == 2
+    def test_a_missed_third_member_costs_nothing_and_an_invented_group_costs_precision(self) -> None:
+        third = (230.0, 300.0, 250.0, 370.0)
+        truth = labelled(picture(*(TrueObject("person", box) for box in (self.car, self.person, third))))
+        found = self.found(("person", self.car, 0.9), ("person", self.person, 0.9),
+                           ("car", (900, 300, 980, 360), 0.9), ("car", (985, 300, 1060, 360), 0.9))  # fmt: skip
+        [groups, *_] = group_recalls(truth, [found], self.settings)
+        assert (groups.kind, groups.groups, groups.found, groups.precision) == (GROUP, 1, 1, 0.5)
 
 
 @given(st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
