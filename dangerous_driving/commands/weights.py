@@ -107,8 +107,8 @@ def evaluate(
 
     from dangerous_driving import settings as settings_module
     from dangerous_driving.detection.weights import require_file
+    from dangerous_driving.evaluation.coco_folder import read_labelled
     from dangerous_driving.evaluation.detector import evaluate_detector, markdown
-    from dangerous_driving.evaluation.labelled_folder import read_labelled
     from dangerous_driving.ledger.database import open_engine
     from dangerous_driving.ledger.detector_quality import keep_report
 

@@ -11,11 +11,11 @@ from dangerous_driving.defs.incidents import tell
 from dangerous_driving.defs.partitions import first_window
 from dangerous_driving.defs.resources import DatabaseResource
 from dangerous_driving.detection.weights import require_file
+from dangerous_driving.evaluation.coco_folder import read_labelled
 from dangerous_driving.evaluation.detector import DetectorReport, evaluate_detector, markdown
 from dangerous_driving.evaluation.drift import State
 from dangerous_driving.evaluation.drift_watch import CameraDay, watch_day
 from dangerous_driving.evaluation.group_recall import DANGER, GROUP
-from dangerous_driving.evaluation.labelled_folder import read_labelled
 from dangerous_driving.ledger.detector_quality import KnownEvaluation, evaluations, keep_report
 from dangerous_driving.ledger.drift import DRIFT_INCIDENT
 from dangerous_driving.ledger.incidents import Incident, end

@@ -13,9 +13,9 @@ from dangerous_driving.camera.frame import Image
 from dangerous_driving.detection.engine import Detection, Engine, open_engine
 from dangerous_driving.detection.weights import require_file
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.evaluation.coco_folder import REMEDY, SETTING
 from dangerous_driving.evaluation.detection_scores import ALL, SIZES, DetectorScore, detector_scores
 from dangerous_driving.evaluation.group_recall import DANGER, GROUP, GroupRecall, group_recalls
-from dangerous_driving.evaluation.labelled_folder import REMEDY, SETTING
 from dangerous_driving.evaluation.labels import LabelledPicture, LabelledSet
 from dangerous_driving.settings import DetectionSettings
 
@@ -79,7 +79,7 @@ def evaluate_detector(
     """Run the detector that the settings name over all pictures.
 
     Args:
-        labelled: from :func:`~dangerous_driving.evaluation.labelled_folder.read_labelled`.
+        labelled: from :func:`~dangerous_driving.evaluation.coco_folder.read_labelled`.
         settings: weights, engine, confidence and distance of groups, as the platform runs them.
         engine: instead of the one that the settings name; it has to answer down to a confidence of `FLOOR`.
         on_progress: told how many pictures are done.

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.evaluation.labelled_folder import ANNOTATIONS
+from dangerous_driving.evaluation.coco_folder import ANNOTATIONS
 from dangerous_driving.simulation.scenes import Light, Scenario, Scene, SceneFrame, SceneSpec, TrueObject, Weather
 
 CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck")

@@ -10,9 +10,9 @@ import pytest
 from dangerous_driving.camera.frame import Image
 from dangerous_driving.detection.engine import Detection
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.evaluation.coco_folder import read_labelled
 from dangerous_driving.evaluation.detector import DetectorReport, evaluate_detector, markdown
 from dangerous_driving.evaluation.group_recall import DANGER, GROUP
-from dangerous_driving.evaluation.labelled_folder import read_labelled
 from dangerous_driving.evaluation.labels import LabelledSet
 from dangerous_driving.settings import DetectionSettings
 from dangerous_driving.simulation import OWN_WEIGHTS

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.evaluation.coco_folder import read_labelled
 from dangerous_driving.evaluation.detector import evaluate_detector, read_picture
-from dangerous_driving.evaluation.labelled_folder import read_labelled
 from dangerous_driving.settings import DetectionSettings
 
 CLASSES = DetectionSettings().classes
