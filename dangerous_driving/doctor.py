@@ -43,7 +43,9 @@ def examine(settings: Settings) -> list[Finding]:
         "broker": broker,
         "object store": object_store,
         "weights": weights,
-        "prompt": lambda found: f"version {load_prompt(found.llm.prompt_version).version}",
+        "prompt": lambda found: (
+            f"version {load_prompt(found.llm.prompt_version, folder=found.llm.prompt_folder).version}"
+        ),
     }
     if settings.redis.url is not None:
         parts["redis"] = redis

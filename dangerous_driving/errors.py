@@ -22,6 +22,7 @@
     │   └── RefusedError       it answered that it will not
     ├── NoKeyError             no API key may send a request now                          retriable
     │   └── BudgetSpentError   the lane's budget of the day is used up                    retriable
+    ├── GateRefusedError       the gate does not let a prompt into use
     ├── AnswerError            an answer of the LLM cannot be understood                  task: failed
     └── LlmError               a request to the LLM endpoint failed
         ├── KeyRejectedError   401/403: the endpoint does not accept this key
@@ -159,6 +160,10 @@ class NoKeyError(DangerousDrivingError):
 
 class BudgetSpentError(NoKeyError):
     """The lane's daily budget is used up: its tasks stay pending until midnight UTC, or until the budget is raised."""
+
+
+class GateRefusedError(DangerousDrivingError):
+    """A challenger is worse than the prompt in use, or nothing shows that it is better; the statistics are in the text."""
 
 
 class AnswerError(DangerousDrivingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ class Assessor:
         self._contexts = contexts
         self._reuses = settings.reuse_duplicates
         self._recent = RecentAnswers(settings)
-        self._prompt = prompt
+        self.prompt = prompt
         self._store = store
         self._node = node
 
@@ -182,7 +183,8 @@ class Assessor:
         task = claim.task
         with structlog.contextvars.bound_contextvars(task_id=task.task_id, camera_id=task.camera_id):
             try:
-                return await self._assess(claim, lane, held)
+                # a copy of its own: the prompt of a task under way stays, whatever is promoted meanwhile
+                return await copy.copy(self)._assess(claim, lane, held)  # noqa: SLF001
             except StaleClaimError as error:
                 log.warning("claim_is_stale", reason=str(error))
                 return Outcome.STALE
@@ -249,7 +251,7 @@ class Assessor:
                     lane=lane.value,
                     key_hash=held.reservation.key_hash,
                     model=held.endpoint.llm.model,
-                    prompt_version=self._prompt.version,
+                    prompt_version=self.prompt.version,
                 )
             )
 
@@ -267,17 +269,17 @@ class Assessor:
         """The request, and what duplicates are known by where the camera reuses answers."""
         context = await self._contexts.of(task.camera_id)
         if task.group_image_base64:
-            return self._prompt.messages(task, f"data:image/jpeg;base64,{task.group_image_base64}", context), None
+            return self.prompt.messages(task, f"data:image/jpeg;base64,{task.group_image_base64}", context), None
         if not task.group_image_url:
             raise ObjectNotFoundError("(the task names no picture)")
         if self._llm.images == "url":
-            return self._prompt.messages(task, task.group_image_url, context), None
+            return self.prompt.messages(task, task.group_image_url, context), None
         key = self._store.key(task.group_image_url)
         reuses = self._reuses if context.reuse_duplicates is None else context.reuse_duplicates
 
         def render() -> tuple[list[dict[str, Any]], Scene | None]:
             picture = self._store.get(key)
-            return self._prompt.messages(task, picture, context), scene_of(task, picture) if reuses else None
+            return self.prompt.messages(task, picture, context), scene_of(task, picture) if reuses else None
 
         return await asyncio.to_thread(render)
 
@@ -366,7 +368,7 @@ class Assessor:
                 reservation.secret,
                 on_text,
                 on_sent=on_sent,
-                response_format=self._prompt.response_format(self._llm.response_format),
+                response_format=self.prompt.response_format(self._llm.response_format),
             )
         except LlmError as error:
             endpoint.breaker.ended(error, time.monotonic())
@@ -403,7 +405,7 @@ class Assessor:
             reply,
             Provenance(
                 lane=attempt.lane,
-                prompt_version=self._prompt.version,
+                prompt_version=self.prompt.version,
                 key_hash=attempt.held.reservation.key_hash,
                 call_id=attempt.call_id,
                 retry_count=attempt.number,
@@ -487,5 +489,5 @@ class Assessor:
             processing_node=self._node,
             lane=lane,
             run=LIVE_RUN,
-            prompt_version=self._prompt.version,
+            prompt_version=self.prompt.version,
         )

@@ -95,7 +95,7 @@ def backfill_plan(
     if model is not None and (not model.strip() or model != model.strip()):
         raise ConfigError("model", f"{model!r} is no model", "name it as the endpoint does, or leave it out")
     version = prompt_version or settings.llm.prompt_version
-    load_prompt(version)
+    load_prompt(version, folder=settings.llm.prompt_folder)
     return BackfillPlan(run, version, model or settings.llm.model, make_current, cost_limit)
 
 

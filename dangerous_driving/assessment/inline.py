@@ -129,7 +129,9 @@ class InlineLane:
         pool: KeyPool | None = None
         endpoints: list[Endpoint] = []
         self._prompt: Prompt = load_prompt(
-            self._settings.llm.prompt_version, longest_side=self._settings.llm.image_longest_side
+            self._settings.llm.prompt_version,
+            folder=self._settings.llm.prompt_folder,
+            longest_side=self._settings.llm.image_longest_side,
         )
         self._contexts = CameraContexts(self._settings.camera, None)
         self._endpoints = endpoints

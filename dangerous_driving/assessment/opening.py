@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor
+from dangerous_driving.assessment.champion import current_prompt, follow_promotions
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.endpoints import Breaker, Endpoint
 from dangerous_driving.assessment.key_pool import KeyPool
@@ -29,7 +30,14 @@ THREADS = 24
 
 @asynccontextmanager
 async def open_assessor(
-    settings: Settings, *, service: str, engine: Engine, store: ObjectStore, pool: KeyPool, producer: Sender
+    settings: Settings,
+    *,
+    service: str,
+    engine: Engine,
+    store: ObjectStore,
+    pool: KeyPool,
+    producer: Sender,
+    follows_promotions: bool = True,
 ) -> AsyncIterator[Assessor]:
     """An assessor of a new worker, alive within the block.
 
@@ -40,11 +48,20 @@ async def open_assessor(
         store: where the pictures lie.
         pool: of API keys; the caller closes it.
         producer: for live results; the caller closes it.
+        follows_promotions: take the prompt that is promoted, now and later; else it is ``llm.prompt_version``.
 
     Raises:
         ConfigError: the prompt version is unknown.
+        LedgerError: which prompt is promoted cannot be read.
     """
-    prompt = load_prompt(settings.llm.prompt_version, longest_side=settings.llm.image_longest_side)
+    if follows_promotions:
+        prompt = await asyncio.to_thread(current_prompt, settings.llm, engine)
+    else:
+        prompt = load_prompt(
+            settings.llm.prompt_version,
+            folder=settings.llm.prompt_folder,
+            longest_side=settings.llm.image_longest_side,
+        )
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
     contexts = CameraContexts(settings.camera, engine)
@@ -52,12 +69,13 @@ async def open_assessor(
     own = open_engine(settings.database.model_copy(update={"pool_size": 1}), application=f"heartbeat {service}")
     publisher = ResultPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
     endpoints = open_endpoints(settings, pool, engine)
+    promotions: asyncio.Task[None] | None = None
     following = asyncio.create_task(follow_file(settings.keys, pool), name="key-file")
     try:
         for endpoint in endpoints:
             await endpoint.client.warm_up()
         async with living(own, worker, settings.assessment) as beating:
-            yield Assessor(
+            assessor = Assessor(
                 llm=settings.llm,
                 endpoints=endpoints,
                 prompt=prompt,
@@ -70,8 +88,13 @@ async def open_assessor(
                 node=settings.node,
                 beating=beating,
             )
+            if follows_promotions:
+                promotions = asyncio.create_task(follow_promotions(assessor, settings, engine), name="promotions")
+            yield assessor
     finally:
         following.cancel()
+        if promotions is not None:
+            promotions.cancel()
         await asyncio.to_thread(publisher.close)
         await close_endpoints(endpoints, pool)
         own.dispose()

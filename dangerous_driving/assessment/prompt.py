@@ -1,4 +1,4 @@
-"""Prompts: versioned files in ``prompts/``, rendered to the messages of one request.
+"""Prompts: versioned files in ``prompts/`` or in a folder of one's own, rendered to the messages of one request.
 
 A version is never edited once answers were given to it; a change is a new file. Every assessment records its version.
 """
@@ -6,9 +6,11 @@ A version is never edited once answers were given to it; a change is a new file.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -44,7 +46,10 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One version, ready to render. ``longest_side``: px that pictures sent as data are scaled down to."""
+    """One version, ready to render.
+
+    ``longest_side``: px that pictures sent as data are scaled down to. ``digest``: of the file, to see that it was changed.
+    """
 
     version: str
     description: str
@@ -54,6 +59,7 @@ class Prompt:
     _system: Template
     _user: Template
     _answer: dict[str, Any] | None = None
+    digest: str = ""
 
     def response_format(self, kind: Literal["text", "json_object", "json_schema"]) -> dict[str, Any] | None:
         """What is asked of endpoints with structured output; None for plain text, and for a schema that there is not."""
@@ -92,30 +98,37 @@ class Prompt:
         ]
 
 
-def available_versions() -> tuple[str, ...]:
-    """The versions that are packaged."""
-    return tuple(
-        sorted(entry.name.removesuffix(SUFFIX) for entry in _folder().iterdir() if entry.name.endswith(SUFFIX))
-    )
+def available_versions(folder: Path | None = None) -> tuple[str, ...]:
+    """The versions that are packaged, and those of a folder (``llm.prompt_folder``).
+
+    Raises:
+        ConfigError: the folder cannot be read.
+    """
+    return tuple(sorted(_prompt_files(folder)))
 
 
-def load_prompt(version: str, *, longest_side: int = 768) -> Prompt:
-    """Read a packaged prompt.
+def load_prompt(version: str, *, folder: Path | None = None, longest_side: int = 768) -> Prompt:
+    """Read a prompt.
 
     Args:
-        version: file name under ``prompts/``, without ``.yaml``.
+        version: file name without ``.yaml``, in the folder or under ``prompts/``.
+        folder: of prompts of one's own (``llm.prompt_folder``).
         longest_side: px; larger pictures are scaled down before they are sent (``llm.image_longest_side``).
 
     Raises:
         ConfigError: there is no such version (the text names those there are), or its file is unusable.
     """
-    if version not in available_versions():
-        raise ConfigError(SETTING, f"there is no prompt {version!r}", f"use one of: {', '.join(available_versions())}")
+    known = _prompt_files(folder)
+    if version not in known:
+        raise ConfigError(SETTING, f"there is no prompt {version!r}", f"use one of: {', '.join(sorted(known))}")
     try:
-        content = _File.model_validate(yaml.safe_load((_folder() / f"{version}{SUFFIX}").read_text(encoding="utf-8")))
+        raw = known[version].read_text(encoding="utf-8")
+        content = _File.model_validate(yaml.safe_load(raw))
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         system, user = environment.from_string(content.system), environment.from_string(content.user)
-    except (yaml.YAMLError, ValidationError, TemplateError) as error:
+        for template in (system, user):
+            template.render(_values(_EXAMPLE, NO_CONTEXT))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TemplateError) as error:
         raise ConfigError(SETTING, f"the file of prompt {version!r} is unusable ({error})", "mend the file") from error
     if content.version != version:
         raise ConfigError(SETTING, f"the file of prompt {version!r} says {content.version!r}", "make the two agree")
@@ -128,11 +141,30 @@ def load_prompt(version: str, *, longest_side: int = 768) -> Prompt:
         system,
         user,
         content.answer,
+        hashlib.sha256(raw.encode()).hexdigest(),
     )
 
 
-def _folder() -> Any:
-    return files("dangerous_driving.assessment") / "prompts"
+def _prompt_files(folder: Path | None) -> dict[str, Any]:
+    """Each version's file. The packaged ones cannot be replaced: what answered under a name stays what it was."""
+    packaged = files("dangerous_driving.assessment") / "prompts"
+    found: dict[str, Any] = {}
+    try:
+        entries = [] if folder is None else list(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            "llm.prompt_folder", f"{folder} cannot be read ({error.strerror})", "name a folder"
+        ) from error
+    for entry in (*packaged.iterdir(), *entries):
+        if not entry.name.endswith(SUFFIX):
+            continue
+        version = entry.name.removesuffix(SUFFIX)
+        if version in found:
+            raise ConfigError(
+                "llm.prompt_folder", f"{entry} has the name of a prompt of the package", "give it another version"
+            )
+        found[version] = entry
+    return found
 
 
 def _values(task: AssessmentTask, context: CameraContext) -> dict[str, Any]:
@@ -163,3 +195,17 @@ def _object(item: DetectedObject) -> dict[str, Any]:
 
 def _pixels(box: tuple[float, float, float, float]) -> list[int]:
     return [round(side) for side in box]
+
+
+#: What every template is rendered with once, so that one that asks for something unknown is refused when it is read.
+_EXAMPLE = AssessmentTask.model_validate(
+    {
+        "taskId": "example_group1",
+        "requestId": "example",
+        "cameraId": "example",
+        "timestamp": "2025-10-20T10:30:45.123Z",
+        "groupIndex": 1,
+        "detectedObjects": [{"objectId": 1, "class": "car", "confidence": 0.9, "bbox": [0, 0, 10, 10]}],
+        "groupMetadata": {"objectCount": 1, "classes": ["car"], "bbox": [0, 0, 10, 10]},
+    }
+)

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.backfill_run import BackfillPlan, backfill_plan, backfill_windows, settings_of
+from dangerous_driving.assessment.champion import current_version
 from dangerous_driving.assessment.contact_sheet import contact_sheet, riskiest
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import open_pool
@@ -165,10 +166,11 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         self, *, run: str, prompt_version: str | None, model: str | None, make_current: bool, cost_limit: float | None
     ) -> BackfillPlan:
         """Check what a person asked for; see `backfill_plan`."""
+        settings = load()
         return backfill_plan(
-            load(),
+            settings,
             run=run,
-            prompt_version=prompt_version,
+            prompt_version=prompt_version or current_version(settings.llm, self.database.engine),
             model=model,
             make_current=make_current,
             cost_limit=cost_limit,
@@ -181,7 +183,7 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         async def work(assessor: Assessor) -> list[WindowReport]:
             return await backfill_windows(assessor, windows, plan, settings=settings.assessment, on_report=_log_report)
 
-        return asyncio.run(self._with_assessor(settings, "backfill", work))
+        return asyncio.run(self._with_assessor(settings, "backfill", work, follows_promotions=False))
 
     def estimate(self, windows: Sequence[Window], plan: BackfillPlan) -> Estimate:
         """What the backfill would take; see `ledger.backfills.estimate`."""
@@ -196,7 +198,12 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         return contact_sheet(crops, self.object_store.store)
 
     async def _with_assessor(
-        self, settings: Settings, service: str, work: Callable[[Assessor], Awaitable[list[WindowReport]]]
+        self,
+        settings: Settings,
+        service: str,
+        work: Callable[[Assessor], Awaitable[list[WindowReport]]],
+        *,
+        follows_promotions: bool = True,
     ) -> list[WindowReport]:
         async with (
             self.key_pool.opened(self.database.engine) as pool,
@@ -207,6 +214,7 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
                 store=self.object_store.store,
                 pool=pool,
                 producer=self.kafka.sender,
+                follows_promotions=follows_promotions,
             ) as assessor,
         ):
             return await work(assessor)

@@ -35,6 +35,7 @@ from dangerous_driving.settings.assessment import (
     KeysSettings,
     LlmSettings,
 )
+from dangerous_driving.settings.evaluation import EvaluationSettings
 from dangerous_driving.settings.monitoring import MonitoringSettings
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
@@ -49,6 +50,7 @@ __all__ = [
     "AlertsSettings",
     "AssessmentSettings",
     "CameraContext",
+    "EvaluationSettings",
     "FallbackSettings",
     "KeysSettings",
     "LlmSettings",
@@ -326,6 +328,7 @@ class Settings(BaseSettings):
     windows: WindowsSettings = WindowsSettings()
     operations: OperationsSettings = OperationsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     alerts: AlertsSettings = AlertsSettings()
     notifications: NotificationsSettings = NotificationsSettings()
     redis: RedisSettings = RedisSettings()

@@ -54,7 +54,13 @@ class LlmSettings(Section):
 
     base_url: str = Field(default="https://dashscope.aliyuncs.com/compatible-mode/v1", description="OpenAI-compatible")
     model: str = Field(default="qwen-vl-plus")
-    prompt_version: str = Field(default="v2", description="file name under assessment/prompts, without .yaml")
+    prompt_version: str = Field(
+        default="v2",
+        description="file name under assessment/prompts or in prompt_folder, without .yaml; in use until one is promoted",
+    )
+    prompt_folder: Path | None = Field(
+        default=None, description="prompts of your own, one file VERSION.yaml each, on every node that assesses"
+    )
     timeout: float = Field(default=30.0, gt=0, description="s for one whole answer")
     connect_timeout: float = Field(default=5.0, gt=0, description="s")
     max_retries: int = Field(default=2, ge=0, description="further attempts after a failed call, never on the same key")

@@ -3,6 +3,10 @@
 It sees no picture. It reads the JSON that the prompts of `assessment` put into their text, looks for the pair of road
 users that are closest to each other in space as far as boxes tell, and words what it found. The same geometry and seed
 give the same answer, byte for byte.
+
+It cannot read instructions, so a prompt says by itself how well it is to be answered: ``[simulated skill 0.7]`` in its text
+makes about 30 % of the levels wrong, which ones depends on the whole prompt. So the evaluation of prompts can be tried and
+tested; without the words every prompt is answered alike.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -31,6 +36,8 @@ TWO_WHEELERS = frozenset({"bicycle", "motorcycle"})
 LEVELS = ((0.85, "high"), (0.45, "medium"), (0.30, "low"))
 #: Models are not consistent either: the score is moved by up to this, by the hash of the geometry.
 NOISE = 0.08
+#: How well a prompt asks to be answered: the share of levels that are right.
+SKILL = re.compile(r"\[simulated skill (0(?:\.\d+)?|1(?:\.0+)?)\]")
 #: IoU from which two boxes are one vehicle, which detectors report as a car and a truck at times.
 SAME_VEHICLE = 0.75
 
@@ -84,11 +91,25 @@ def answer_to(messages: Sequence[Any], *, seed: int = 0) -> str:
         return _json("none", 0.9, [], "There is at most one road user.", [], 0)
     score = finding.score + chance.uniform(-NOISE, NOISE)
     level = next((name for least, name in LEVELS if score >= least), "none")
+    level = _by_skill(level, messages, users, seed)
     confidence = round(min(0.62 + 0.35 * abs(score - 0.42) + chance.uniform(0, 0.1), 0.98), 2)
     if level == "none":
         return _json(level, confidence, [], "Ordinary traffic with room between the road users.", [], 0)
     ids = sorted(user.object_id for user in finding.pair)
     return _json(level, confidence, [_type_at(level, finding.risk_type)], finding.words, ids, len(ids))
+
+
+def _by_skill(level: str, messages: Sequence[Any], users: Sequence[RoadUser], seed: int) -> str:
+    """Another level, as often as the prompt asks for it; two prompts of one skill are wrong on different groups."""
+    texts = list(texts_in(messages[:1]))
+    skill = next((match for text in texts if (match := SKILL.search(text))), None)
+    if skill is None:
+        return level
+    words = hashlib.sha256("".join(texts).encode()).hexdigest()
+    chance = random.Random(f"{words}:{_digest(users, seed)}")  # noqa: S311  # repeatable is the point
+    if chance.random() < float(skill[1]):
+        return level
+    return chance.choice([name for name in ("none", "low", "medium", "high") if name != level])
 
 
 def _without_riders(users: Sequence[RoadUser]) -> list[RoadUser]:

@@ -125,13 +125,30 @@ def test_an_unknown_version_names_the_known_ones(version: str) -> None:
         "version: v9\ndescription: d\nsystem: s",
         "version: v8\ndescription: d\nsystem: s\nuser: u",
         "version: v9\ndescription: d\nsystem: s\nuser: '{{ unclosed'",
+        "version: v9\ndescription: d\nsystem: s\nuser: '{{ task.unheard_of }}'",
     ],
 )
-def test_an_unusable_file_is_named(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_file_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "v9.yaml").write_text(content)
-    monkeypatch.setattr("dangerous_driving.assessment.prompt._folder", lambda: tmp_path)
     with pytest.raises(ConfigError, match="v9"):
-        load_prompt("v9")
+        load_prompt("v9", folder=tmp_path)
+
+
+def test_prompts_of_ones_own_stand_beside_those_of_the_package(tmp_path: Path) -> None:
+    (tmp_path / "ours.yaml").write_text("version: ours\ndescription: d\nsystem: s\nuser: u")
+    assert load_prompt("ours", folder=tmp_path).version == "ours"
+    assert {"ours", "v1", "v2"} <= set(available_versions(tmp_path))
+    before = load_prompt("ours", folder=tmp_path).digest
+    (tmp_path / "ours.yaml").write_text("version: ours\ndescription: d\nsystem: other\nuser: u")
+    assert load_prompt("ours", folder=tmp_path).digest != before
+
+
+def test_a_prompt_of_the_package_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "v2.yaml").write_text("version: v2\ndescription: d\nsystem: s\nuser: u")
+    with pytest.raises(ConfigError, match="another version"):
+        load_prompt("v2", folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"llm\.prompt_folder"):
+        load_prompt("v2", folder=tmp_path / "absent")
 
 
 @pytest.mark.parametrize("version", ["v2", "v2-zh"])

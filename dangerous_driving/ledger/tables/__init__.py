@@ -8,6 +8,16 @@ keys: the order in which parts write is free (a scheduler's claim may come befor
 
 from dangerous_driving.ledger.tables.alerts import Alert, AlertEvent, AuditEntry, CameraQuiet, Notification
 from dangerous_driving.ledger.tables.declarative import BY_DAY, PARTITIONED, Base, claim_token_sequence, filled_now
+from dangerous_driving.ledger.tables.evaluation import (
+    EvaluationCase,
+    EvaluationLabel,
+    EvaluationResult,
+    EvaluationRun,
+    EvaluationSet,
+    EvaluationSetCase,
+    PromptDecision,
+    PromptPromotion,
+)
 from dangerous_driving.ledger.tables.keys import ApiKey, KeyPoolMember, KeyReservation, LaneSpending, Switch
 from dangerous_driving.ledger.tables.monitoring import (
     DetectionProfile,
@@ -42,6 +52,12 @@ __all__ = [
     "DetectorScoreRow",
     "DriftBaseline",
     "DriftScore",
+    "EvaluationCase",
+    "EvaluationLabel",
+    "EvaluationResult",
+    "EvaluationRun",
+    "EvaluationSet",
+    "EvaluationSetCase",
     "Frame",
     "Incident",
     "KeyPoolMember",
@@ -49,6 +65,8 @@ __all__ = [
     "LaneSpending",
     "LlmCall",
     "Notification",
+    "PromptDecision",
+    "PromptPromotion",
     "RiskAssessment",
     "Shadow",
     "ShadowWindow",

@@ -1,13 +1,13 @@
 """How good the detector is, what cameras show and whether it has changed, challengers that assess beside the champion.
 
 Revision ID: 0010
-Revises: 0007
+Revises: 0009
 """
 
 from alembic import op
 
 revision = "0010"
-down_revision = "0007"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,118 @@
+"""Champion and challengers on a real ledger, with the simulated endpoint: refused, no evidence, promoted, rolled back."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from dangerous_driving.assessment.champion import current_version
+from dangerous_driving.errors import ConfigError, GateRefusedError
+from dangerous_driving.evaluation.gate import GateVerdict
+from dangerous_driving.evaluation.promotion import nightly_rulings, promote, roll_back, rollback_target
+from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.promotions import Promotion, promotions
+
+from .conftest import DAY, Bench, write_prompt
+
+
+async def judged(bench: Bench, *, skill: float) -> None:
+    """Both prompts answered: `a`, whose skill is 0.75, and `b`."""
+    write_prompt(bench.prompts, "b", skill=skill)
+    bench.settings = bench.settings.model_copy(
+        update={"evaluation": bench.settings.evaluation.model_copy(update={"challengers": ("b",)})}
+    )
+    bench.add(360)
+    for version in ("a", "b"):
+        found = await bench.evaluate(version)
+        assert found.asking.stopped is None
+
+
+async def test_a_worse_prompt_is_refused_with_its_statistics(bench: Bench) -> None:
+    await judged(bench, skill=0.35)
+    [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert ruling.decision.verdict is GateVerdict.REFUSED
+    assert ruling.promotion is None
+    assert "significantly worse on recall_high" in ruling.statistics
+    assert "95 % interval" in ruling.statistics
+    assert current_version(bench.settings.llm, bench.engine) == "a"
+    assert b"refused" in bench.store.get(bench.store.key(ruling.report_url))
+    with pytest.raises(GateRefusedError, match="significantly worse on recall_high"):
+        promote(bench.settings, bench.engine, bench.store, "b", by="ann", accepts_no_evidence=True)
+    assert promotions(bench.engine, limit=5) == []
+    with transaction(bench.engine) as connection:
+        kept = connection.execute(text("SELECT verdict, reasons, differences FROM prompt_decision ORDER BY id")).all()
+    assert [row.verdict for row in kept] == ["refused", "refused"]  # both asked, both kept
+    assert {item["metric"] for item in kept[0].differences} == set(bench.settings.evaluation.guarded)
+
+
+async def test_an_equal_prompt_is_no_evidence_and_a_person_may_promote_it_all_the_same(bench: Bench) -> None:
+    await judged(bench, skill=0.75)
+    [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert ruling.decision.verdict is GateVerdict.NO_EVIDENCE
+    assert ruling.compared.only_champion > 0  # they differ, but not more than chance does
+    assert ruling.compared.only_challenger > 0
+    assert ruling.promotion is None
+    with pytest.raises(GateRefusedError, match="no evidence"):
+        promote(bench.settings, bench.engine, bench.store, "b", by="ann")
+    promote(bench.settings, bench.engine, bench.store, "b", by="ann", accepts_no_evidence=True, note="shorter")
+    [made] = promotions(bench.engine, limit=5)
+    assert (made.prompt_version, made.previous, made.promoted_by, made.note) == ("b", "a", "ann", "shorter")
+    assert made.decision_id is not None
+
+
+async def test_a_better_prompt_is_promoted_and_rolled_back_and_not_promoted_again_by_itself(bench: Bench) -> None:
+    await judged(bench, skill=1.0)
+    [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert ruling.decision.verdict is GateVerdict.BETTER
+    assert current_version(bench.settings.llm, bench.engine) == "b"
+    assert ruling.promotion is not None
+    assert ruling.promotion.decision_id == ruling.decision_id
+    assert nightly_rulings(bench.settings, bench.engine, bench.store) == []  # it is in use
+    roll_back(bench.settings, bench.engine, by="ann", note="complaints")
+    assert current_version(bench.settings.llm, bench.engine) == "a"
+    [again] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert again.decision.verdict is GateVerdict.BETTER
+    assert again.promotion is None
+    assert current_version(bench.settings.llm, bench.engine) == "a"
+    promote(bench.settings, bench.engine, bench.store, "b", by="ann")  # a person may
+    assert current_version(bench.settings.llm, bench.engine) == "b"
+
+
+async def test_a_prompt_that_was_not_evaluated_on_the_newest_cases_cannot_be_promoted(bench: Bench) -> None:
+    write_prompt(bench.prompts, "b", skill=1.0)
+    bench.add(8)
+    with pytest.raises(ConfigError, match="no set of cases"):
+        promote(bench.settings, bench.engine, bench.store, "b", by="ann")
+    await bench.evaluate("a")
+    with pytest.raises(ConfigError, match="prompts evaluate b"):
+        promote(bench.settings, bench.engine, bench.store, "b", by="ann")
+    with pytest.raises(ConfigError, match="is the prompt in use"):
+        promote(bench.settings, bench.engine, bench.store, "a", by="ann")
+    await bench.evaluate("b")
+    write_prompt(bench.prompts, "b", skill=0.9)
+    with pytest.raises(ConfigError, match="changed since it was evaluated"):
+        promote(bench.settings, bench.engine, bench.store, "b", by="ann")
+
+
+def test_nothing_to_roll_back(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match="nothing to go back to"):
+        roll_back(bench.settings, bench.engine, by="ann")
+
+
+def change(kind: str, version: str, previous: str) -> Promotion:
+    return Promotion(1, DAY, kind, version, "", previous, "ann", "", None)
+
+
+@pytest.mark.parametrize(
+    ("history", "target"),
+    [
+        ([], None),
+        ([("promoted", "b", "a")], "a"),
+        ([("promoted", "b", "a"), ("promoted", "c", "b")], "b"),
+        ([("promoted", "b", "a"), ("promoted", "c", "b"), ("rolled_back", "b", "c")], "a"),
+        ([("promoted", "b", "a"), ("rolled_back", "a", "b")], None),
+        ([("promoted", "b", "a"), ("rolled_back", "a", "b"), ("promoted", "c", "a")], "a"),
+    ],
+)
+def test_each_roll_back_goes_one_further_back(history: list[tuple[str, str, str]], target: str | None) -> None:
+    assert rollback_target([change(*item) for item in history]) == target
