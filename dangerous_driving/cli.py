@@ -34,6 +34,9 @@ from dangerous_driving.commands import (
     realtime as realtime_commands,
 )
 from dangerous_driving.commands import (
+    shadow as shadow_commands,
+)
+from dangerous_driving.commands import (
     switch as switch_commands,
 )
 from dangerous_driving.commands import (
@@ -73,6 +76,7 @@ app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
 app.add_typer(drift_commands.app, name="drift")
+app.add_typer(shadow_commands.app, name="shadow")
 app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(realtime_commands.tokens, name="token")

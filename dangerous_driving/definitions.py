@@ -19,6 +19,7 @@ from dangerous_driving.defs.retention import retention_asset
 from dangerous_driving.defs.risk_assessments import risk_assessments_asset
 from dangerous_driving.defs.schedules import all_schedules, monitoring_schedules
 from dangerous_driving.defs.sensors import closed_windows_sensor
+from dangerous_driving.defs.shadows import shadow_assessments_asset, shadow_sensor
 from dangerous_driving.settings import Settings, load
 
 
@@ -44,6 +45,7 @@ def definitions_of(settings: Settings) -> dg.Definitions:
             camera_inventory_asset(),
             detector_evaluation_asset(settings),
             detection_drift_asset(settings, now),
+            shadow_assessments_asset(settings),
         ],
         asset_checks=[window_checks(settings.windows, partitions)],
         jobs=[window_job(), marts_job(models), *operations, *monitoring],
@@ -52,6 +54,7 @@ def definitions_of(settings: Settings) -> dg.Definitions:
             failed_runs_sensor(settings),
             endpoint_sensor(settings),
             content_sensor(settings.operations),
+            shadow_sensor(settings),
         ],
         schedules=[*all_schedules(settings, operations), *monitoring_schedules(settings, monitoring)],
         resources={**window_resources(), "dbt": dbt_resource(settings)},

@@ -73,5 +73,6 @@ def monitoring_jobs() -> list[UnresolvedAssetJobDefinition]:
         for name, asset, description in (
             (DETECTOR_JOB, "detector_evaluation", "Evaluate the detector on labelled pictures."),
             (DRIFT_JOB, "detection_drift", "Hold a day of every camera against its weeks before."),
+            (SHADOW_JOB, "shadow_assessments", "Let challengers assess a share of the windows that have completed."),
         )
     ]

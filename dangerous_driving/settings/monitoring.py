@@ -47,7 +47,7 @@ class MonitoringSettings(Section):
     shadow_interval: int = Field(
         default=60, gt=0, description="s between looks for groups that challengers have to assess"
     )
-    shadow_batch: int = Field(default=2000, gt=0, description="groups that one run of challengers assesses at most")
+    shadow_windows: int = Field(default=25, gt=0, description="windows that one run of challengers assesses at most")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
