@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from dangerous_driving.assessment.backfill_run import BackfillPlan
+from dangerous_driving.assessment.champion import current_version
 from dangerous_driving.contracts import Lane
 from dangerous_driving.defs.incidents import budget_of
 from dangerous_driving.defs.jobs import SHADOW_JOB
@@ -45,6 +46,11 @@ def shadow_assessments_asset(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, database: DatabaseResource, assessor: AssessorResource
     ) -> Iterator[dg.MaterializeResult[None]]:
         engine = database.engine
+        in_use = current_version(settings.llm, engine), settings.llm.model
+        for challenger in shadows.challengers(engine, active=True):
+            if (challenger.prompt_version, challenger.model) == in_use:
+                context.log.info("%s assesses live now: its shadow ends", challenger.run)
+                shadows.end_shadow(engine, challenger.run)
         due = shadows.due_windows(engine, length=settings.windows.length, limit=settings.monitoring.shadow_windows)
         taken = []
         for challenger in shadows.challengers(engine, active=True):
