@@ -60,13 +60,13 @@ def detector_evaluation_asset(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: DetectorRunConfig, database: DatabaseResource
     ) -> Iterator[Event | dg.AssetCheckResult]:
         folders = [Path(folder) for folder in config.folders] or list(settings.monitoring.labelled_folders)
-        weights = [Path(file) for file in config.weights] or [require_file(settings.detection.weights)]
         if not folders:
             context.log.warning("no labelled folder is set (monitoring.labelled_folders): nothing was evaluated")
             yield dg.AssetCheckResult(
                 check_name=NOT_WORSE, passed=True, description="nothing was evaluated: no labelled folder is set"
             )
             return
+        weights = [Path(file) for file in config.weights] or [require_file(settings.detection.weights)]
         reports = []
         for folder in folders:
             labelled = read_labelled(folder, settings.detection.classes)

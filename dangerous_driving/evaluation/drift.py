@@ -28,8 +28,13 @@ from statistics import median
 
 #: Counts that a range of hours needs to stand for an hour; with fewer, a wider one is taken.
 ENOUGH_FOR_AN_HOUR = 50
-#: Added to each bin's count, so that an empty one has a logarithm (Jeffreys' prior of shares).
+#: Added to each bin's count, as of the smaller of the two histograms, so that an empty one has a logarithm (Jeffreys' prior).
 PRIOR = 0.5
+#: Bins of which a day may expect fewer than so many counts are taken together: their shares are chance (Cochran's rule for
+#: expected counts, Some methods for strengthening the common chi-square tests, 1954).
+FEWEST_EXPECTED = 5
+#: The bin that they become.
+RARER = "rarer ones"
 #: Scaled so that the median absolute deviation of a normal distribution is its standard deviation.
 MAD_SCALE = 1.4826
 DEVIATIONS = 3.0
@@ -120,9 +125,8 @@ class Score:
 
 def population_stability_index(expected: Counts, actual: Counts) -> float:
     """Sum over the bins of (a - e) ln(a / e), with shares a and e of the two counts; 0 for equal ones, and symmetric."""
-    bins = _bins(expected, actual)
-    first, second = _shares(expected, bins), _shares(actual, bins)
-    return sum((second[bin_] - first[bin_]) * log(second[bin_] / first[bin_]) for bin_ in bins)
+    first, second = _shares(expected, actual)
+    return sum((second[bin_] - first[bin_]) * log(second[bin_] / first[bin_]) for bin_ in first)
 
 
 def jensen_shannon_divergence(expected: Counts, actual: Counts) -> float:
@@ -140,9 +144,25 @@ def _bins(expected: Counts, actual: Counts) -> list[str]:
     return sorted({bin_ for counts in (expected, actual) for bin_, count in counts.items() if count > 0})
 
 
-def _shares(counts: Counts, bins: Sequence[str]) -> dict[str, float]:
-    total = sum(counts.values()) + PRIOR * len(bins)
-    return {bin_: (counts.get(bin_, 0) + PRIOR) / total for bin_ in bins}
+def _shares(expected: Counts, actual: Counts) -> tuple[dict[str, float], dict[str, float]]:
+    bins, totals = _bins(expected, actual), (sum(expected.values()), sum(actual.values()))
+    prior = PRIOR / min(totals)
+    first, second = (
+        {bin_: (counts.get(bin_, 0) / total + prior) / (1 + prior * len(bins)) for bin_ in bins}
+        for counts, total in zip((expected, actual), totals, strict=True)
+    )
+    return first, second
+
+
+def without_rare_bins(expected: Counts, actual: Counts) -> tuple[dict[str, float], dict[str, float]]:
+    """Both with the bins taken together of which fewer than `FEWEST_EXPECTED` counts were to be expected in `actual`."""
+    scale = sum(actual.values()) / sum(expected.values())
+    pooled: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for bin_ in _bins(expected, actual):
+        name = bin_ if expected.get(bin_, 0) * scale >= FEWEST_EXPECTED else RARER
+        for counts, into in zip((expected, actual), pooled, strict=True):
+            into[name] = into.get(name, 0) + counts.get(bin_, 0)
+    return pooled
 
 
 class Baseline:
@@ -226,8 +246,7 @@ def score_day(variable: Variable, day: date, profiles: Sequence[Profile], bounds
     }
     if count < bounds.counts or len(past) < bounds.days:
         return Score(variable, State.TOO_LITTLE, None, None, None, **said)  # type: ignore[arg-type]
-    expected = baseline.expected(today)
-    actual = _summed(today)
+    expected, actual = without_rare_bins(baseline.expected(today), _summed(today))
     psi = population_stability_index(expected, actual)
     usual = usual_index([_index_of(hours, baseline.without(hours)) for hours in past.values()])
     state = State.STABLE
@@ -252,9 +271,8 @@ def usual_index(indices: Sequence[float]) -> float:
 
 def changes(expected: Counts, actual: Counts) -> tuple[Change, ...]:
     """The bins that contribute most to the index, the largest contribution first."""
-    bins = _bins(expected, actual)
-    first, second = _shares(expected, bins), _shares(actual, bins)
-    order = sorted(bins, key=lambda bin_: -(second[bin_] - first[bin_]) * log(second[bin_] / first[bin_]))
+    first, second = _shares(expected, actual)
+    order = sorted(first, key=lambda bin_: -(second[bin_] - first[bin_]) * log(second[bin_] / first[bin_]))
     return tuple(Change(bin_, first[bin_], second[bin_]) for bin_ in order[:NAMED])
 
 
@@ -272,7 +290,7 @@ def told(score: Score) -> str:
 
 
 def _index_of(day: Sequence[Profile], baseline: Baseline) -> float:
-    return population_stability_index(baseline.expected(day), _summed(day))
+    return population_stability_index(*without_rare_bins(baseline.expected(day), _summed(day)))
 
 
 def _summed(profiles: Iterable[Profile]) -> Counter[str]:

@@ -140,6 +140,19 @@ def test_a_camera_that_is_always_restless_is_not_told_for_what_is_usual_there() 
     assert found.state is State.STABLE
 
 
+def test_a_class_that_is_new_is_told_and_the_noise_of_rare_ones_is_not() -> None:
+    before = [
+        Profile(MONDAY + timedelta(days=day, hours=8), {"car": 5000, "bus": 100, "bicycle": day % 2})
+        for day in range(9)
+    ]
+    now = MONDAY + timedelta(days=9, hours=8)
+    found = score([*before, Profile(now, {"car": 480, "bus": 15, "motorcycle": 1, "bicycle": 1})])
+    assert (found.state, found.psi) == (State.STABLE, pytest.approx(0.012, abs=0.01))
+    found = score([*before, Profile(now, {"car": 480, "bus": 15, "motorcycle": 240})])
+    assert found.state is State.DRIFTED
+    assert found.changes[0].bin == "rarer ones"
+
+
 def test_too_little_of_the_day_or_too_few_days_say_nothing() -> None:
     assert score(traffic(days=5)).state is State.TOO_LITTLE  # four days before it
     assert score(traffic(days=6)).state is not State.TOO_LITTLE
