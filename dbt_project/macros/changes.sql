@@ -63,3 +63,10 @@
 {%- macro has_column(relation, name) -%}
   {{ return(name in (adapter.get_columns_in_relation(relation) | map(attribute='name') | list)) }}
 {%- endmacro -%}
+
+{#- Deletes the mart's rows of days that retention has dropped from the ledger. An empty ledger drops nothing. -#}
+{%- macro forget_dropped_days(column) -%}
+  delete from {{ this }} where {{ column }} < (
+    select date_trunc('day', min(captured_at), 'UTC') from {{ source('ledger', 'assessment_task') }}
+  )
+{%- endmacro -%}

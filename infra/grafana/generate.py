@@ -7,11 +7,14 @@ declarations.
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import sys
 from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import infra.grafana.boards
 from infra.grafana.declaration import Board
@@ -26,8 +29,10 @@ def boards() -> list[Board]:
 
 
 def written(board: Board) -> str:
-    """A dashboard as its file says it."""
-    return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(board.build()) + "\n"
+    """A dashboard as its file says it: read back by Grafana's own types, which add what a panel's options are by default."""
+    register_default_plugins()
+    built = Dashboard.from_json(json.loads(JSONEncoder().encode(board.build())))
+    return JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False).encode(built) + "\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +40,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import dagster_dbt  # noqa: F401
 
+    from dangerous_driving.defs import dbt
+
 LENGTH = 60  # s
+PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
 
 #: Warnings of Dagster about itself, which nothing here can change.
 OF_DAGSTER = (
@@ -166,3 +171,25 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def an_hour_ago() -> datetime:
     return datetime.now(UTC).replace(second=10, microsecond=0) - timedelta(hours=1)
+
+
+def build(database: DatabaseSettings, target: Path, *arguments: str) -> None:
+    """Models and tests, as the Dagster asset builds them, with the same environment."""
+    call(database, target, "build", *arguments)
+
+
+def run(database: DatabaseSettings, target: Path, *arguments: str, schema: str = "marts") -> None:
+    """The models alone."""
+    call(database, target, "run", *arguments, schema=schema)
+
+
+def call(database: DatabaseSettings, target: Path, command: str, *arguments: str, schema: str = "marts") -> None:
+    done = subprocess.run(
+        [dbt.dbt_executable(), command, "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), *arguments],
+        env=os.environ | dbt.dbt_environment(database, target) | {"DBT_POSTGRES_SCHEMA": schema},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
