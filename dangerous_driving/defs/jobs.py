@@ -15,9 +15,7 @@ MARTS_JOB = "build_marts"
 RETENTION_JOB = "apply_retention"
 DIGEST_JOB = "write_digest"
 INVENTORY_JOB = "list_cameras"
-DETECTOR_JOB = "evaluate_detector"
-DRIFT_JOB = "watch_drift"
-SHADOW_JOB = "assess_shadows"
+EVALUATION_JOB = "evaluate_prompts"
 
 
 def window_job() -> UnresolvedAssetJobDefinition:
@@ -44,6 +42,16 @@ def marts_job(models: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
     )
 
 
+def evaluation_job() -> UnresolvedAssetJobDefinition:
+    """Cases, then champion and challengers. Not retried: what stops it (a budget, an endpoint) is better the night after."""
+    return dg.define_asset_job(
+        EVALUATION_JOB,
+        selection=dg.AssetSelection.assets("evaluation_cases", "prompt_gate"),
+        tags={LANE_TAG: "evaluation"},
+        description="Evaluate the prompt in use and its challengers, and promote one that is significantly better.",
+    )
+
+
 def operations_jobs() -> list[UnresolvedAssetJobDefinition]:
     """Housekeeping, one asset each; tried again when the database or the store was away for a moment."""
     return [
@@ -57,22 +65,5 @@ def operations_jobs() -> list[UnresolvedAssetJobDefinition]:
             (RETENTION_JOB, "retention", "Drop what is older than `windows.retention_days`."),
             (DIGEST_JOB, "alert_digest", "Write the digest of a day's alerts."),
             (INVENTORY_JOB, "camera_inventory", "Look at the list of cameras."),
-        )
-    ]
-
-
-def monitoring_jobs() -> list[UnresolvedAssetJobDefinition]:
-    """What watches over the models, one asset each, with its check."""
-    return [
-        dg.define_asset_job(
-            name,
-            selection=dg.AssetSelection.assets(asset),
-            tags={LANE_TAG: "operations"},
-            description=description,
-        )
-        for name, asset, description in (
-            (DETECTOR_JOB, "detector_evaluation", "Evaluate the detector on labelled pictures."),
-            (DRIFT_JOB, "detection_drift", "Hold a day of every camera against its weeks before."),
-            (SHADOW_JOB, "shadow_assessments", "Let challengers assess a share of the windows that have completed."),
         )
     ]

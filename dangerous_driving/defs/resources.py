@@ -7,7 +7,7 @@ another machine needs nothing but the environment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import dagster as dg
@@ -27,8 +27,12 @@ from dangerous_driving.assessment.window_run import WindowReport, assess_windows
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Message
 from dangerous_driving.errors import BrokerError
+from dangerous_driving.evaluation.collection import Collected
+from dangerous_driving.evaluation.promotion import Ruling, nightly_rulings
+from dangerous_driving.evaluation.run import Evaluated, evaluate_prompt, refresh_set, require_set
 from dangerous_driving.ledger.backfills import Estimate, estimate
 from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.ledger.evaluation_cases import SetVersion, newest_set
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import Producer, Topic
 from dangerous_driving.messaging.seam import Receipt, Sender
@@ -220,6 +224,57 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
             return await work(assessor)
 
 
+class EvaluatorResource(dg.ConfigurableResource["EvaluatorResource"]):
+    """Evaluates prompts with the keys of the evaluation lane, and rules on challengers."""
+
+    database: DatabaseResource
+    object_store: ObjectStoreResource
+    key_pool: KeyPoolResource
+
+    def refresh(self) -> tuple[Collected, SetVersion]:
+        """Take in new verdicts and freeze the set; see `evaluation.run.refresh_set`."""
+        return refresh_set(self.database.engine, self.object_store.store, load())
+
+    def is_empty(self) -> bool:
+        """Whether there is no case to ask about."""
+        newest = newest_set(self.database.engine)
+        return newest is None or not newest.cases
+
+    def versions(self) -> list[str]:
+        """The prompt in use, then the challengers."""
+        settings = load()
+        in_use = current_version(settings.llm, self.database.engine)
+        return list(dict.fromkeys((in_use, *settings.evaluation.challengers)))
+
+    def evaluate(self, prompt_version: str, model: str) -> Evaluated:
+        """Ask a prompt and model about the newest set; see `evaluation.run.evaluate_prompt`."""
+        settings, engine = load(), self.database.engine
+        newest = require_set(engine)
+
+        async def work() -> Evaluated:
+            async with self.key_pool.opened(engine) as pool:
+                return await evaluate_prompt(
+                    settings,
+                    prompt_version=prompt_version,
+                    model=model,
+                    set_version=newest.version,
+                    engine=engine,
+                    store=self.object_store.store,
+                    pool=pool,
+                )
+
+        return asyncio.run(work())
+
+    def rulings(self, *, skipped: Collection[str] = ()) -> list[Ruling]:
+        """Rule on the configured challengers, but for those that could not be evaluated."""
+        settings = load()
+        challengers = tuple(name for name in settings.evaluation.challengers if name not in skipped)
+        evaluation = settings.evaluation.model_copy(update={"challengers": challengers})
+        return nightly_rulings(
+            settings.model_copy(update={"evaluation": evaluation}), self.database.engine, self.object_store.store
+        )
+
+
 def _log_report(report: WindowReport) -> None:
     """The run's progress, window by window."""
     log.info(
@@ -241,5 +296,6 @@ def window_resources() -> dict[str, object]:
         "object_store": object_store,
         "kafka": kafka,
         "key_pool": key_pool,
+        "evaluator": EvaluatorResource(database=database, object_store=object_store, key_pool=key_pool),
         "assessor": AssessorResource(database=database, object_store=object_store, kafka=kafka, key_pool=key_pool),
     }

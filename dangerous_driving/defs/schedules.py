@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from dangerous_driving.defs.jobs import DETECTOR_JOB, DIGEST_JOB, DRIFT_JOB, INVENTORY_JOB, MARTS_JOB, RETENTION_JOB
+from dangerous_driving.defs.jobs import DIGEST_JOB, EVALUATION_JOB, INVENTORY_JOB, MARTS_JOB, RETENTION_JOB
 from dangerous_driving.settings import Settings
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -49,6 +48,14 @@ def all_schedules(
             default_status=RUNNING,
             description="Look at the list of cameras.",
         ),
+        dg.ScheduleDefinition(
+            name="evaluation",
+            job_name=EVALUATION_JOB,
+            cron_schedule=settings.evaluation.cron,
+            execution_timezone="UTC",
+            default_status=RUNNING,
+            description="Evaluate the prompt in use and its challengers.",
+        ),
         dg.build_schedule_from_partitioned_job(
             digest,
             name="alert_digest",
@@ -58,37 +65,3 @@ def all_schedules(
             description="Write the digest of the day before.",
         ),
     ]
-
-
-def monitoring_schedules(
-    settings: Settings, jobs: Sequence[UnresolvedAssetJobDefinition]
-) -> list[dg.ScheduleDefinition]:
-    """The detector's evaluation, where there are labelled folders, and the drift watch of the day before."""
-    by_name = {job.name: job for job in jobs}
-
-    @dg.schedule(
-        name="detector_evaluation",
-        job=by_name[DETECTOR_JOB],
-        cron_schedule=settings.monitoring.detector_cron,
-        execution_timezone="UTC",
-        default_status=RUNNING,
-        description="Evaluate the detector, if monitoring.labelled_folders are set.",
-    )
-    def detector_evaluation() -> dg.RunRequest | dg.SkipReason:
-        if not settings.monitoring.labelled_folders:
-            return dg.SkipReason("no labelled folder is set (monitoring.labelled_folders)")
-        return dg.RunRequest()
-
-    @dg.schedule(
-        name="detection_drift",
-        job=by_name[DRIFT_JOB],
-        cron_schedule=settings.monitoring.drift_cron,
-        execution_timezone="UTC",
-        default_status=RUNNING,
-        description="Hold the day before against the weeks before it.",
-    )
-    def detection_drift(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        day = f"{context.scheduled_execution_time - timedelta(days=1):%Y-%m-%d}"
-        return dg.RunRequest(run_key=day, partition_key=day)
-
-    return [detector_evaluation, detection_drift]

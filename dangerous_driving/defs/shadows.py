@@ -8,7 +8,7 @@ from dangerous_driving.assessment.backfill_run import BackfillPlan
 from dangerous_driving.assessment.champion import current_version
 from dangerous_driving.contracts import Lane
 from dangerous_driving.defs.incidents import budget_of
-from dangerous_driving.defs.jobs import SHADOW_JOB
+from dangerous_driving.defs.monitoring_jobs import SHADOW_JOB
 from dangerous_driving.defs.resources import AssessorResource, DatabaseResource
 from dangerous_driving.evaluation.shadow_report import markdown
 from dangerous_driving.ledger import shadows

@@ -43,6 +43,9 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
         "detector_evaluation": [],
         "detection_drift": ["frames"],
         "shadow_assessments": ["risk_assessments"],
+        "evaluation_cases": ["risk_assessments"],
+        "prompt_evaluations": ["evaluation_cases"],
+        "prompt_gate": ["evaluation_cases", "prompt_evaluations"],
         "stg_cameras": ["cameras"],
         "stg_frames": ["frames"],
         "stg_assessment_tasks": ["assessment_tasks"],
@@ -57,6 +60,7 @@ def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
     assert {job.name for job in repository.get_all_jobs()} == {
         "__ASSET_JOB", "assess_window", "build_marts", "apply_retention", "write_digest", "list_cameras",
         "evaluate_detector", "watch_drift", "assess_shadows",
+        "evaluate_prompts",
     }  # fmt: skip
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "closed_windows", "endpoint_state", "failed_runs", "ledger_content", "shadow_windows",
@@ -68,9 +72,10 @@ def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
         "alert_digest": "0 6 * * *",
         "detector_evaluation": "0 2 * * 0",
         "detection_drift": "40 1 * * *",
+        "evaluation": "30 1 * * *",
     }
     assert set(repository.get_top_level_resources()) == {
-        "assessor", "database", "dbt", "kafka", "key_pool", "object_store",
+        "assessor", "database", "dbt", "evaluator", "kafka", "key_pool", "object_store",
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -18,9 +19,12 @@ from dangerous_driving.assessment.answer import parse_answer
 from dangerous_driving.assessment.keys import load_keys, open_pool
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.contracts import AssessmentTask, RiskLevel
+from dangerous_driving.evaluation.answers import Answer
+from dangerous_driving.evaluation.asking import run_key
 from dangerous_driving.evaluation.cases import Case, CaseSource, Label, case_id_of, cluster_of, picture_key_of
 from dangerous_driving.evaluation.run import Evaluated, evaluate_prompt, refresh_set
-from dangerous_driving.ledger.evaluation_cases import LabelledCase, SetVersion, add_cases
+from dangerous_driving.ledger.evaluation_cases import LabelledCase, SetVersion, add_cases, set_cases
+from dangerous_driving.ledger.evaluation_runs import finish_run, keep, open_run
 from dangerous_driving.objects import FolderStore
 from dangerous_driving.settings import (
     AssessmentSettings,
@@ -35,6 +39,7 @@ from dangerous_driving.simulation.llm_answers import answer_to
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
+PROMPT = load_prompt("v1")
 DAY = datetime(2025, 10, 20, 8, tzinfo=UTC)
 
 
@@ -56,13 +61,15 @@ def write_prompt(folder: Path, version: str, *, skill: float | None) -> None:
 
 def answered_level(task: AssessmentTask) -> RiskLevel:
     """What the simulated endpoint answers to this group when nothing makes it worse: the truth of these tests."""
-    text = answer_to(load_prompt("v1").messages(task, "https://store/1.jpg"))
+    text = answer_to(PROMPT.messages(task, "https://store/1.jpg"))
     return parse_answer(text, {item.object_id for item in task.detected_objects}).risk_level
 
 
-def tasks(count: int) -> Iterator[AssessmentTask]:
-    """Groups of as many levels as they come, balanced: a fourth of each level."""
+@cache
+def cases(count: int) -> list[LabelledCase]:
+    """Groups with the level that is answered for them as their truth, a fourth of each level."""
     left = dict.fromkeys(RiskLevel, count // 4)
+    found: list[LabelledCase] = []
     number = 0
     while any(left.values()):
         camera, at = f"cam-{number % 30}", DAY + timedelta(days=number // 30 % 2, seconds=number)
@@ -71,7 +78,8 @@ def tasks(count: int) -> Iterator[AssessmentTask]:
             level = answered_level(task)
             if left[level]:
                 left[level] -= 1
-                yield task
+                found.append(exact_case(task, level))
+    return found
 
 
 def exact_case(task: AssessmentTask, level: RiskLevel, *, by: str = "truth") -> LabelledCase:
@@ -92,13 +100,28 @@ class Bench:
 
     def add(self, count: int) -> None:
         """So many cases with exact truth and pictures."""
-        items = [exact_case(task, answered_level(task)) for task in tasks(count)]
+        items = cases(count)
+        shown = picture()
         for item in items:
-            self.store.put(item.case.picture_key, picture(), "image/jpeg")
+            self.store.put(item.case.picture_key, shown, "image/jpeg")
         add_cases(self.engine, items)
 
     def freeze(self) -> SetVersion:
         return refresh_set(self.engine, self.store, self.settings)[1]
+
+    def answer(self, version: str) -> str:
+        """A complete run of this prompt over the newest set, without a call; returns its name."""
+        newest = self.freeze()
+        prompt = load_prompt(version, folder=self.prompts)
+        key = run_key(prompt, "simulated-vl", newest.version, datetime.now(UTC))
+        open_run(self.engine, key, reuse_since=datetime.now(UTC))
+        for item in set_cases(self.engine, newest.version):
+            said = answer_to(prompt.messages(item.case.task, "https://store/1.jpg"))
+            parsed = parse_answer(said, {thing.object_id for thing in item.case.task.detected_objects})
+            given = Answer(parsed.risk_level, parsed.confidence, tuple(parsed.risk_types), latency=1.0)
+            keep(self.engine, key.run, item.case.case_id, 0, given)
+        finish_run(self.engine, key.run, figures=[], report_url=None)
+        return key.run
 
     async def evaluate(self, version: str, *, model: str = "simulated-vl") -> Evaluated:
         pool = open_pool(self.settings.keys, self.engine)
@@ -131,7 +154,7 @@ def bench(ledger: Engine, database: DatabaseSettings, tmp_path: Path) -> Iterato
                 timeout=5, price_input=1, price_output=2,
             ),
             assessment=AssessmentSettings(heartbeat_interval=0.2, worker_timeout=2),
-            evaluation=EvaluationSettings(resamples=300, min_cases=20),
+            evaluation=EvaluationSettings(resamples=200, min_cases=20, stability_share=0.05, max_in_flight=32),
         )  # fmt: skip
         write_prompt(tmp_path / "prompts", "a", skill=0.75)
         yield Bench(ledger, settings, FolderStore(tmp_path / "objects"), tmp_path / "prompts")

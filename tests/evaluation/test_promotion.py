@@ -15,20 +15,19 @@ from dangerous_driving.ledger.promotions import Promotion, promotions
 from .conftest import DAY, Bench, write_prompt
 
 
-async def judged(bench: Bench, *, skill: float) -> None:
-    """Both prompts answered: `a`, whose skill is 0.75, and `b`."""
+def judged(bench: Bench, *, skill: float) -> None:
+    """Both prompts answered: `a`, whose skill is 0.75, and `b`. (The calls themselves are in test_nightly_job.)"""
     write_prompt(bench.prompts, "b", skill=skill)
     bench.settings = bench.settings.model_copy(
         update={"evaluation": bench.settings.evaluation.model_copy(update={"challengers": ("b",)})}
     )
-    bench.add(360)
+    bench.add(240)
     for version in ("a", "b"):
-        found = await bench.evaluate(version)
-        assert found.asking.stopped is None
+        bench.answer(version)
 
 
-async def test_a_worse_prompt_is_refused_with_its_statistics(bench: Bench) -> None:
-    await judged(bench, skill=0.35)
+def test_a_worse_prompt_is_refused_with_its_statistics(bench: Bench) -> None:
+    judged(bench, skill=0.2)
     [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
     assert ruling.decision.verdict is GateVerdict.REFUSED
     assert ruling.promotion is None
@@ -45,8 +44,8 @@ async def test_a_worse_prompt_is_refused_with_its_statistics(bench: Bench) -> No
     assert {item["metric"] for item in kept[0].differences} == set(bench.settings.evaluation.guarded)
 
 
-async def test_an_equal_prompt_is_no_evidence_and_a_person_may_promote_it_all_the_same(bench: Bench) -> None:
-    await judged(bench, skill=0.75)
+def test_an_equal_prompt_is_no_evidence_and_a_person_may_promote_it_all_the_same(bench: Bench) -> None:
+    judged(bench, skill=0.75)
     [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
     assert ruling.decision.verdict is GateVerdict.NO_EVIDENCE
     assert ruling.compared.only_champion > 0  # they differ, but not more than chance does
@@ -60,8 +59,8 @@ async def test_an_equal_prompt_is_no_evidence_and_a_person_may_promote_it_all_th
     assert made.decision_id is not None
 
 
-async def test_a_better_prompt_is_promoted_and_rolled_back_and_not_promoted_again_by_itself(bench: Bench) -> None:
-    await judged(bench, skill=1.0)
+def test_a_better_prompt_is_promoted_and_rolled_back_and_not_promoted_again_by_itself(bench: Bench) -> None:
+    judged(bench, skill=1.0)
     [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
     assert ruling.decision.verdict is GateVerdict.BETTER
     assert current_version(bench.settings.llm, bench.engine) == "b"
@@ -78,17 +77,17 @@ async def test_a_better_prompt_is_promoted_and_rolled_back_and_not_promoted_agai
     assert current_version(bench.settings.llm, bench.engine) == "b"
 
 
-async def test_a_prompt_that_was_not_evaluated_on_the_newest_cases_cannot_be_promoted(bench: Bench) -> None:
+def test_a_prompt_that_was_not_evaluated_on_the_newest_cases_cannot_be_promoted(bench: Bench) -> None:
     write_prompt(bench.prompts, "b", skill=1.0)
     bench.add(8)
     with pytest.raises(ConfigError, match="no set of cases"):
         promote(bench.settings, bench.engine, bench.store, "b", by="ann")
-    await bench.evaluate("a")
+    bench.answer("a")
     with pytest.raises(ConfigError, match="prompts evaluate b"):
         promote(bench.settings, bench.engine, bench.store, "b", by="ann")
     with pytest.raises(ConfigError, match="is the prompt in use"):
         promote(bench.settings, bench.engine, bench.store, "a", by="ann")
-    await bench.evaluate("b")
+    bench.answer("b")
     write_prompt(bench.prompts, "b", skill=0.9)
     with pytest.raises(ConfigError, match="changed since it was evaluated"):
         promote(bench.settings, bench.engine, bench.store, "b", by="ann")
