@@ -18,10 +18,6 @@ from infra.grafana.declaration import (
     thresholds,
 )
 
-WHOLE = "class_name = 'all' and size = 'all' and light = 'all' and weather = 'all'"
-#: The newest labelled set's newest evaluation: one number cannot speak for two sets of pictures.
-NEWEST = "order by evaluated_at desc limit 1"
-
 BOARD = Board(
     uid="evaluation",
     title="Evaluation",
@@ -32,23 +28,32 @@ BOARD = Board(
             [
                 number(
                     "mAP",
-                    sql(f"select ap from marts.detector_quality where {WHOLE} and is_newest {NEWEST}"),
+                    sql("""
+                        select ap from marts.detector_quality
+                        where class_name = 'all' and size = 'all' and light = 'all' and weather = 'all' and is_newest
+                        order by evaluated_at desc limit 1
+                    """),
                     says="COCO's mean average precision (IoU 0.50 to 0.95) of the newest evaluation.",
                     unit="percentunit",
                     decimals=1,
                 ),
                 number(
                     "mAP50",
-                    sql(f"select ap50 from marts.detector_quality where {WHOLE} and is_newest {NEWEST}"),
+                    sql("""
+                        select ap50 from marts.detector_quality
+                        where class_name = 'all' and size = 'all' and light = 'all' and weather = 'all' and is_newest
+                        order by evaluated_at desc limit 1
+                    """),
                     says="The same at IoU 0.50 alone.",
                     unit="percentunit",
                     decimals=1,
                 ),
                 number(
                     "Groups found",
-                    sql(f"""
+                    sql("""
                         select recall from marts.detector_group_quality
-                        where kind = 'group' and light = 'all' and weather = 'all' and is_newest {NEWEST}
+                        where kind = 'group' and light = 'all' and weather = 'all' and is_newest
+                        order by evaluated_at desc limit 1
                     """),
                     says="The share of true traffic groups of which the detector shows at least two members.",
                     unit="percentunit",
@@ -56,10 +61,10 @@ BOARD = Board(
                 ),
                 number(
                     "Dangers found",
-                    sql(f"""
+                    sql("""
                         select recall from marts.detector_group_quality
                         where kind = 'danger' and risk_type = 'all' and light = 'all' and weather = 'all' and is_newest
-                        {NEWEST}
+                        order by evaluated_at desc limit 1
                     """),
                     says="The share of dangerous groups that become a question to the LLM at all.",
                     unit="percentunit",
@@ -113,13 +118,13 @@ BOARD = Board(
                 ),
                 rows(
                     "Evaluations",
-                    sql(f"""
+                    sql("""
                         select q.evaluated_at, q.weights, q.data_set, q.pictures, q.objects, q.ap, q.ap_change, q.ap50,
                             q."precision", q.recall, g.recall as groups_found, g.recall_lower, g.recall_upper
                         from marts.detector_quality q
                         left join marts.detector_group_quality g on g.evaluation_id = q.evaluation_id
                             and g.kind = 'group' and g.light = 'all' and g.weather = 'all'
-                        where q.{WHOLE.replace(" and ", " and q.")}
+                        where q.class_name = 'all' and q.size = 'all' and q.light = 'all' and q.weather = 'all'
                         order by q.evaluated_at desc limit 50
                     """),
                     says="Every evaluation of some weights on some labelled pictures, newest first; ap_change is against the one before it on the same pictures.",
