@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 app = typer.Typer(help="Weights of the detector.")
@@ -123,9 +124,8 @@ def evaluate(
             detection = settings.detection.model_copy(update={"weights": file})
             with Progress(console=err) as progress:
                 bar = progress.add_task(f"{file.name} on {labelled.name}", total=len(labelled.pictures))
-                report = evaluate_detector(
-                    labelled, detection, on_progress=lambda done, bar=bar: progress.update(bar, completed=done)
-                )
+                told = partial(_tell, progress, bar)
+                report = evaluate_detector(labelled, detection, on_progress=told)
             out.print(Markdown(markdown(report)))
             reports.append(report)
     if keep:
@@ -134,3 +134,7 @@ def evaluate(
             keep_report(engine, report)
         engine.dispose()
         out.print(f"{len(reports)} evaluations are kept")
+
+
+def _tell(progress: Progress, bar: TaskID, done: int) -> None:
+    progress.update(bar, completed=done)

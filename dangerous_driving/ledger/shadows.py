@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -189,7 +189,7 @@ def report(engine: Engine, challenger: Challenger) -> ShadowReport:
     )
 
 
-def _columns() -> Sequence[object]:
+def _columns() -> tuple[Any, ...]:
     return tuple(getattr(Shadow, name) for name in Challenger.__dataclass_fields__)
 
 
