@@ -11,6 +11,7 @@ import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,9 @@ from dangerous_driving.commands import (
     cases as case_commands,
 )
 from dangerous_driving.commands import (
+    drift as drift_commands,
+)
+from dangerous_driving.commands import (
     keys as key_commands,
 )
 from dangerous_driving.commands import (
@@ -37,6 +41,9 @@ from dangerous_driving.commands import (
 )
 from dangerous_driving.commands import (
     realtime as realtime_commands,
+)
+from dangerous_driving.commands import (
+    shadow as shadow_commands,
 )
 from dangerous_driving.commands import (
     switch as switch_commands,
@@ -77,6 +84,8 @@ config = typer.Typer(help="Settings.")
 app.add_typer(simulate, name="simulate")
 app.add_typer(camera_commands.app, name="cameras")
 app.add_typer(weights_commands.app, name="weights")
+app.add_typer(drift_commands.app, name="drift")
+app.add_typer(shadow_commands.app, name="shadow")
 app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(realtime_commands.tokens, name="token")
@@ -219,6 +228,28 @@ def simulate_cases(
             made += len(found)
             new += add_cases(engine, keep(store, found))
     out.print(f"{made} cases from {scenes} simulated scenes, {new} of them new")
+
+
+@simulate.command("scenes")
+def simulate_scenes(
+    folder: Annotated[Path, typer.Option("--out", help="A new folder of labelled pictures in COCO's form.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes; 48 are one of every kind, light and weather.")] = 48,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures of each scene.")] = 4,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the first scene; default: far from those of the training.")
+    ] = 90_000,
+    width: Annotated[int, typer.Option(min=160, max=3840, help="px")] = 1280,
+    height: Annotated[int, typer.Option(min=160, max=3840, help="px")] = 720,
+) -> None:
+    """Render labelled pictures with exact truth, to evaluate detectors on (weights evaluate)."""
+    from dangerous_driving.simulation.labelled_scenes import scene_specs, write_labelled_scenes
+
+    specs = scene_specs(scenes, seed=seed, width=width, height=height)
+    for _ in track(
+        write_labelled_scenes(folder, specs, frames), total=scenes * frames, description="rendering scenes", console=err
+    ):
+        pass
+    out.print(f"{scenes * frames} labelled pictures in {folder}", highlight=False)
 
 
 @simulate.command("fault")

@@ -18,6 +18,7 @@ from typing_extensions import override
 from dangerous_driving.assessment.assessor import Assessor, Outcome
 from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
+from dangerous_driving.assessment.shadow import SHADOW_PREFIX
 from dangerous_driving.assessment.window_run import (
     WAIT_SECONDS,
     WindowReport,
@@ -39,13 +40,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class BackfillPlan:
-    """What a backfill does. ``cost_limit``: money for all of it, over all its windows."""
+    """What a backfill does. ``cost_limit``: money for all of it, over all its windows. ``share``: of each window's groups."""
 
     run: str
     prompt_version: str
     model: str
     make_current: bool = False
     cost_limit: float | None = None
+    share: float = 1.0
 
 
 class NoPublisher(ResultPublisher):
@@ -92,6 +94,8 @@ def backfill_plan(
     """
     if not run or run == LIVE_RUN or len(run) > 100 or not run.isprintable():  # noqa: PLR2004  # a name, not a text
         raise ConfigError("backfill", f"{run!r} is no name for a backfill", f"use 1 to 100 letters, not {LIVE_RUN!r}")
+    if run.startswith(SHADOW_PREFIX):
+        raise ConfigError("backfill", f"{run!r} is the name of a challenger in the shadow", "give it another name")
     if model is not None and (not model.strip() or model != model.strip()):
         raise ConfigError("model", f"{model!r} is no model", "name it as the endpoint does, or leave it out")
     version = prompt_version or settings.llm.prompt_version
@@ -143,7 +147,9 @@ async def _backfill_window(
     assessor: Assessor, window: Window, plan: BackfillPlan, settings: AssessmentSettings, slots: asyncio.Semaphore
 ) -> WindowReport:
     engine, attempts = assessor.engine, settings.max_attempts
-    before = await patiently(backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts)
+    before = await patiently(
+        backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
+    )
     outcomes: Counter[Outcome] = Counter()
     error: str | None = None
     while True:
@@ -158,6 +164,7 @@ async def _backfill_window(
             window,
             max_attempts=attempts,
             limit=settings.batch_size,
+            share=plan.share,
         )
         if claims:
             outcomes.update(await assess_claims(assessor, claims, Lane.EVALUATION, slots))
@@ -171,12 +178,16 @@ async def _backfill_window(
                 if error:
                     break  # a model that is not known there: no need to ask for all groups, time and again
         else:
-            coverage = await patiently(backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts)
+            coverage = await patiently(
+                backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
+            )
             if coverage.complete:
                 break
             await asyncio.sleep(WAIT_SECONDS)  # another run of this backfill holds some
         assessor.require_alive()
-    after = await patiently(backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts)
+    after = await patiently(
+        backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
+    )
     if after.complete and error is None and plan.make_current:
         await patiently(backfills.make_current, engine, plan.run, window)
     live = await patiently(window_coverage, engine, window)
@@ -207,6 +218,7 @@ async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan) ->
         [window],
         prompt_version=plan.prompt_version,
         model=plan.model,
+        share=plan.share,
     )
     if ahead.calls == 0:
         return None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 app = typer.Typer(help="Weights of the detector.")
 out = Console(soft_wrap=True)
+err = Console(stderr=True)
 
 
 @app.command("export")
@@ -85,3 +88,53 @@ def show(weights: Annotated[Path, typer.Argument(help="An ONNX file.")]) -> None
         if metadata.get(name):
             table.add_row(name, metadata[name])
     out.print(table)
+
+
+@app.command()
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of labelled pictures in COCO's form.")],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", help="Files to evaluate (repeat for more); default: detection.weights."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the result in the ledger, for the dashboard.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML settings file (default: $DD_CONFIG).")] = None,
+) -> None:
+    """Say how good weights are on labelled pictures: average precision by class, size and light, recall of groups.
+
+    `dangerous-driving simulate scenes` makes such a folder, with exact truth.
+    """
+    from rich.markdown import Markdown
+
+    from dangerous_driving import settings as settings_module
+    from dangerous_driving.detection.weights import require_file
+    from dangerous_driving.evaluation.coco_folder import read_labelled
+    from dangerous_driving.evaluation.detector import evaluate_detector, markdown
+    from dangerous_driving.ledger.database import open_engine
+    from dangerous_driving.ledger.detector_quality import keep_report
+
+    settings = settings_module.load(config)
+    files = weights or [require_file(settings.detection.weights)]
+    reports = []
+    for folder in folders:
+        labelled = read_labelled(folder, settings.detection.classes)
+        for reason, count in labelled.left_out:
+            out.print(f"{folder}: {count} labels left out, {reason}", highlight=False)
+        for file in files:
+            detection = settings.detection.model_copy(update={"weights": file})
+            with Progress(console=err) as progress:
+                bar = progress.add_task(f"{file.name} on {labelled.name}", total=len(labelled.pictures))
+                told = partial(_tell, progress, bar)
+                report = evaluate_detector(labelled, detection, on_progress=told)
+            out.print(Markdown(markdown(report)))
+            reports.append(report)
+    if keep:
+        engine = open_engine(settings.database, application="weights evaluate")
+        for report in reports:
+            keep_report(engine, report)
+        engine.dispose()
+        out.print(f"{len(reports)} evaluations are kept")
+
+
+def _tell(progress: Progress, bar: TaskID, done: int) -> None:
+    progress.update(bar, completed=done)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
+from dangerous_driving.assessment.shadow import SHADOW_PREFIX, sampled_below
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.claims import Claim, task_message
@@ -95,13 +96,14 @@ def open_backfill(engine: Engine, run: str, *, prompt_version: str, model: str) 
 
 
 def claim_backfill(
-    engine: Engine, run: str, worker: int, window: Window, *, max_attempts: int, limit: int
+    engine: Engine, run: str, worker: int, window: Window, *, max_attempts: int, limit: int, share: float = 1.0
 ) -> list[Claim]:
     """Claim groups of the window that have no answer of this backfill, also those that a dead worker held.
 
-    And those of this very worker, as :func:`~dangerous_driving.ledger.claims.claim_window` does.
+    And those of this very worker, as :func:`~dangerous_driving.ledger.claims.claim_window` does. ``share``: of the groups,
+    chosen by a hash of their id (:func:`~dangerous_driving.assessment.shadow.is_sampled`).
     """
-    parameters = _parameters(window) | {
+    parameters = _parameters(window, share) | {
         "run": run, "worker": worker, "limit": limit, "max_attempts": max_attempts,
     }  # fmt: skip
     with transaction(engine) as connection:
@@ -120,9 +122,11 @@ def refusal(engine: Engine, run: str, window: Window) -> str | None:
     return f"the endpoint refuses every request ({codes['bad_request']}); check model and prompt_version"
 
 
-def backfill_coverage(engine: Engine, run: str, window: Window, *, max_attempts: int) -> BackfillCoverage:
+def backfill_coverage(
+    engine: Engine, run: str, window: Window, *, max_attempts: int, share: float = 1.0
+) -> BackfillCoverage:
     """Count how the backfill stands in the window; a failed group that may be tried again counts as pending."""
-    parameters = _parameters(window) | {"run": run, "max_attempts": max_attempts}
+    parameters = _parameters(window, share) | {"run": run, "max_attempts": max_attempts}
     groups = assessed = pending = 0
     failed: dict[str, int] = {}
     with transaction(engine) as connection:
@@ -142,7 +146,16 @@ def make_current(engine: Engine, run: str, window: Window) -> int:
     """Make this backfill's answers of the window the current ones; returns how many changed.
 
     A task that had failed live has an answer then. Groups that the backfill could not answer keep what they had.
+
+    Raises:
+        ConfigError: it is no backfill, but what a challenger said beside the champion.
     """
+    if run.startswith(SHADOW_PREFIX):
+        raise ConfigError(
+            "backfill",
+            f"{run} assessed in the shadow, a share of the groups; that is never made current",
+            "assess the windows again with its prompt, under the name of a backfill",
+        )
     parameters = _parameters(window) | {"run": run}
     with transaction(engine) as connection:
         connection.execute(text(_UNSET_CURRENT), parameters)  # first: one current answer per task, at any time
@@ -159,7 +172,9 @@ def spent(engine: Engine, run: str) -> float:
         return float(connection.scalar(statement) or 0.0)
 
 
-def estimate(engine: Engine, run: str, windows: Sequence[Window], *, prompt_version: str, model: str) -> Estimate:
+def estimate(
+    engine: Engine, run: str, windows: Sequence[Window], *, prompt_version: str, model: str, share: float = 1.0
+) -> Estimate:
     """What is left to ask in these windows, and what a call costs by the last ones of this model.
 
     Calls with the same prompt version count alone where there are any: a longer prompt costs more. A backfill shares no calls,
@@ -170,6 +185,7 @@ def estimate(engine: Engine, run: str, windows: Sequence[Window], *, prompt_vers
         "cameras": [window.camera_id for window in windows],
         "starts": [window.start for window in windows],
         "ends": [window.end for window in windows],
+        "sampled_below": sampled_below(share),
     }
     costs = {"model": model, "prompt": prompt_version, "limit": ESTIMATE_FROM}
     with transaction(engine) as connection:
@@ -185,11 +201,21 @@ def compare(engine: Engine, run: str, *, other: str = "live", only_different: bo
         return [Comparison(*row) for row in rows]
 
 
-def _parameters(window: Window) -> dict[str, Any]:
-    return {"camera": window.camera_id, "start": window.start, "end": window.end}
+def _parameters(window: Window, share: float = 1.0) -> dict[str, Any]:
+    return {
+        "camera": window.camera_id,
+        "start": window.start,
+        "end": window.end,
+        "sampled_below": sampled_below(share),
+    }
 
 
-_TASKS = "t.camera_id = :camera AND t.captured_at >= :start AND t.captured_at < :end AND t.state <> 'expired'"
+#: The first 32 bits of the task id's MD5, as `is_sampled` has them.
+_SAMPLED = "('x' || substr(md5(t.task_id), 1, 8))::bit(32)::bigint < :sampled_below"
+_TASKS = (
+    "t.camera_id = :camera AND t.captured_at >= :start AND t.captured_at < :end AND t.state <> 'expired' "
+    f"AND {_SAMPLED}"
+)
 
 _CLAIM = f"""
 WITH chosen AS (
@@ -261,13 +287,14 @@ WHERE r.camera_id = :camera AND r.captured_at >= :start AND r.captured_at < :end
   AND r.state = 'assessed' AND EXISTS ({_WITH_ANSWER})
 """  # noqa: S608
 
-_ESTIMATE = """
+_ESTIMATE = f"""
 SELECT count(*), count(b.task_id) FILTER (WHERE b.state = 'assessed')
 FROM unnest(CAST(:cameras AS text[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[])) AS w(camera, first, last)
 JOIN assessment_task t
   ON t.camera_id = w.camera AND t.captured_at >= w.first AND t.captured_at < w.last AND t.state <> 'expired'
+  AND {_SAMPLED}
 LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND b.task_id = t.task_id
-"""
+"""  # noqa: S608
 
 _COST_PER_CALL = """
 WITH recent AS (

@@ -36,6 +36,7 @@ from dangerous_driving.settings.assessment import (
     LlmSettings,
 )
 from dangerous_driving.settings.evaluation import EvaluationSettings
+from dangerous_driving.settings.monitoring import MonitoringSettings
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
 from dangerous_driving.settings.section import Section
@@ -53,6 +54,7 @@ __all__ = [
     "FallbackSettings",
     "KeysSettings",
     "LlmSettings",
+    "MonitoringSettings",
     "NotificationsSettings",
     "OperationsSettings",
     "RealtimeSettings",
@@ -337,6 +339,7 @@ class Settings(BaseSettings):
     assessment: AssessmentSettings = AssessmentSettings()
     windows: WindowsSettings = WindowsSettings()
     operations: OperationsSettings = OperationsSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     alerts: AlertsSettings = AlertsSettings()
     notifications: NotificationsSettings = NotificationsSettings()

@@ -40,6 +40,9 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
         "alert_digest": ["risk_assessments"],
         "camera_inventory": ["cameras"],
         "retention": [],
+        "detector_evaluation": [],
+        "detection_drift": ["frames"],
+        "shadow_assessments": ["risk_assessments"],
         "evaluation_cases": ["risk_assessments"],
         "prompt_evaluations": ["evaluation_cases"],
         "prompt_gate": ["evaluation_cases", "prompt_evaluations"],
@@ -61,16 +64,19 @@ def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
     repository = loaded.get_repository_def()
     assert {job.name for job in repository.get_all_jobs()} == {
         "__ASSET_JOB", "assess_window", "build_marts", "apply_retention", "write_digest", "list_cameras",
+        "evaluate_detector", "watch_drift", "assess_shadows",
         "evaluate_prompts",
     }  # fmt: skip
     assert {sensor.name for sensor in repository.sensor_defs} == {
-        "closed_windows", "endpoint_state", "failed_runs", "ledger_content",
+        "closed_windows", "endpoint_state", "failed_runs", "ledger_content", "shadow_windows",
     }  # fmt: skip
     assert {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs} == {
         "marts": "5 * * * *",
         "retention": "30 3 * * *",
         "camera_inventory": "*/15 * * * *",
         "alert_digest": "0 6 * * *",
+        "detector_evaluation": "0 2 * * 0",
+        "detection_drift": "40 1 * * *",
         "evaluation": "30 1 * * *",
     }
     assert set(repository.get_top_level_resources()) == {

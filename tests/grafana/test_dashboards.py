@@ -21,9 +21,11 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from benchmarks.ledger_rows import Traffic, fill_hours, fill_inventory
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
+from dangerous_driving.ledger.retention import camera_ids
 from dangerous_driving.settings import DatabaseSettings
 from infra.grafana import generate, queries
 from tests.defs.conftest import PROJECT, run
+from tests.grafana.monitoring_rows import fill_monitoring
 
 DASHBOARDS = sorted(generate.FOLDER.glob("*.json"))
 PROVISIONING = generate.FOLDER.parent / "provisioning"
@@ -40,6 +42,7 @@ def ledger_url(postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempP
     fill_inventory(engine, TRAFFIC)
     first = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS)
     assert len(list(fill_hours(engine, TRAFFIC, first, HOURS))) == HOURS
+    fill_monitoring(engine, camera_ids(engine))
     engine.dispose()
     run(settings, tmp_path_factory.mktemp("dbt"))
     yield url

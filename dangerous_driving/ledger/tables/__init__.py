@@ -19,6 +19,16 @@ from dangerous_driving.ledger.tables.evaluation import (
     PromptPromotion,
 )
 from dangerous_driving.ledger.tables.keys import ApiKey, KeyPoolMember, KeyReservation, LaneSpending, Switch
+from dangerous_driving.ledger.tables.monitoring import (
+    DetectionProfile,
+    DetectorEvaluation,
+    DetectorGroupRecall,
+    DetectorScoreRow,
+    DriftBaseline,
+    DriftScore,
+    Shadow,
+    ShadowWindow,
+)
 from dangerous_driving.ledger.tables.scenes import AssessmentTask, Camera, Frame, LlmCall, RiskAssessment, Worker
 from dangerous_driving.ledger.tables.windows import Backfill, BackfillTask, CameraWindow, Incident
 
@@ -36,6 +46,12 @@ __all__ = [
     "Camera",
     "CameraQuiet",
     "CameraWindow",
+    "DetectionProfile",
+    "DetectorEvaluation",
+    "DetectorGroupRecall",
+    "DetectorScoreRow",
+    "DriftBaseline",
+    "DriftScore",
     "EvaluationCase",
     "EvaluationLabel",
     "EvaluationResult",
@@ -52,6 +68,8 @@ __all__ = [
     "PromptDecision",
     "PromptPromotion",
     "RiskAssessment",
+    "Shadow",
+    "ShadowWindow",
     "Switch",
     "Worker",
     "claim_token_sequence",

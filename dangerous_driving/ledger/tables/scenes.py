@@ -147,6 +147,7 @@ class RiskAssessment(Base):
 
     __table_args__ = (
         CheckConstraint("risk_level IN ('none', 'low', 'medium', 'high')", name="risk_level"),
+        CheckConstraint("NOT (is_current AND run LIKE 'shadow:%')", name="shadow"),
         Index("uq_risk_assessment_current", "captured_at", "task_id", unique=True, postgresql_where=text("is_current")),
         Index("ix_risk_assessment_unpublished", "assessed_at", postgresql_where=text("published_at IS NULL")),
         written_order("assessed_at"),

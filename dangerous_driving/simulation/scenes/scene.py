@@ -69,12 +69,16 @@ class TrueGroup:
 
 @dataclass(frozen=True, slots=True)
 class SceneFrame:
-    """One picture with its truth. ``image``: height x width x 3, BGR; ``at``: s of scene time."""
+    """One picture with its truth. ``image``: height x width x 3, BGR; ``at``: s of scene time.
+
+    ``faint``: road users in the picture that are too small or too hidden to be asked for; finding one is no mistake.
+    """
 
     image: Image
     at: float
     objects: tuple[TrueObject, ...]
     groups: tuple[TrueGroup, ...]
+    faint: tuple[TrueObject, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,8 @@ class Scene:
         self._signals(picture, at % PERIOD)
         shown, owners = self._draw(picture, actors, poses, surfaces)
         self._lens(picture, at)
-        objects = self._objects(actors, shown, owners)
-        return SceneFrame(picture, at, objects, self._groups(actors, poses, objects, at))
+        objects, faint = self._objects(actors, shown, owners)
+        return SceneFrame(picture, at, objects, self._groups(actors, poses, objects, at), faint)
 
     def outline(self, at: float) -> SceneOutline:
         """Boxes and dangers at a time in s, from geometry alone; equal for equal times, whatever light and weather are."""
@@ -159,7 +163,7 @@ class Scene:
             if mask.any():
                 owners[mask > 0] = actor.number
                 shown[actor.number] = int(mask.sum())
-        objects = self._objects(actors, shown, owners, scale=GRID)
+        objects, _ = self._objects(actors, shown, owners, scale=GRID)
         seen = {thing.actor_id for thing in objects}
         dangers = []
         for danger in truth.dangers(actors, poses, self._play.road, at):
@@ -217,9 +221,11 @@ class Scene:
 
     def _objects(
         self, actors: list[Actor], shown: dict[int, int], owners: NDArray[np.int16], *, scale: int = 1
-    ) -> tuple[TrueObject, ...]:
+    ) -> tuple[tuple[TrueObject, ...], tuple[TrueObject, ...]]:
+        """What is asked for, and what shows too little of itself for that."""
         least = MIN_HEIGHT * self.spec.width / REFERENCE_WIDTH
-        found = []
+        found: list[TrueObject] = []
+        faint: list[TrueObject] = []
         for actor in actors:
             if not shown.get(actor.number):
                 continue
@@ -234,10 +240,9 @@ class Scene:
                 float((rows[-1] + 1) * scale),
             )
             visible = float(own.sum()) / shown[actor.number]
-            if bbox[3] - bbox[1] < least or visible < MIN_VISIBLE:
-                continue
-            found.append(TrueObject(actor.number, actor.class_name, bbox, visible, actor.rider_of))
-        return tuple(found)
+            kind = faint if bbox[3] - bbox[1] < least or visible < MIN_VISIBLE else found
+            kind.append(TrueObject(actor.number, actor.class_name, bbox, visible, actor.rider_of))
+        return tuple(found), tuple(faint)
 
     def _groups(
         self, actors: list[Actor], poses: dict[int, Pose], objects: tuple[TrueObject, ...], at: float
