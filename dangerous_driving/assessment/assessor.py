@@ -369,7 +369,7 @@ class Assessor:
             self._caller.metadata(lane, retries, self._prompt.version),
             at=datetime.now(UTC),
         )
-        await asyncio.to_thread(self.publisher.failed, result)
+        self.publisher.failed(result)
         return Outcome.FAILED
 
 

@@ -66,7 +66,7 @@ def insert_tasks(
         inserted = connection.execute(
             _INSERT_TASKS,
             {
-                "tasks": _as_json_list(map(_task_json, tasks[start : start + TASKS_PER_STATEMENT])),
+                "tasks": tasks_as_json(tasks[start : start + TASKS_PER_STATEMENT]),
                 "lane": lane.value,
                 "reason": reason,
             },
@@ -96,19 +96,24 @@ ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
 """)
 
-_INSERT_TASKS = text("""
-INSERT INTO assessment_task (captured_at, task_id, message_id, camera_id, group_index, group_image_url, group_bbox,
-                             classes, object_count, detected_objects, priority, state, lane, reason)
-SELECT "timestamp", "taskId", "requestId", "cameraId", "groupIndex", "groupImageUrl", "groupMetadata" -> 'bbox',
-       ARRAY(SELECT jsonb_array_elements_text("groupMetadata" -> 'classes')),
-       ("groupMetadata" ->> 'objectCount')::int, "detectedObjects", priority, 'pending', :lane, :reason
-FROM json_to_recordset(CAST(:tasks AS json)) AS message(
+#: The columns of a task that come from its message, how they are read from it, and from where (the parameter ``tasks``).
+TASK_COLUMNS = """captured_at, task_id, message_id, camera_id, group_index, group_image_url, group_bbox, classes, object_count,
+    detected_objects, priority"""
+TASK_VALUES = """"timestamp", "taskId", "requestId", "cameraId", "groupIndex", "groupImageUrl", "groupMetadata" -> 'bbox',
+    ARRAY(SELECT jsonb_array_elements_text("groupMetadata" -> 'classes')), ("groupMetadata" ->> 'objectCount')::int,
+    "detectedObjects", priority"""
+TASK_MESSAGES = """json_to_recordset(CAST(:tasks AS json)) AS message(
     "timestamp" timestamptz, "taskId" text, "requestId" text, "cameraId" text, "groupIndex" int, "groupImageUrl" text,
-    "detectedObjects" jsonb, "groupMetadata" jsonb, priority float8)
+    "detectedObjects" jsonb, "groupMetadata" jsonb, priority float8)"""
+
+_INSERT_TASKS = text(f"""
+INSERT INTO assessment_task ({TASK_COLUMNS}, state, lane, reason)
+SELECT {TASK_VALUES}, 'pending', :lane, :reason
+FROM {TASK_MESSAGES}
 ORDER BY "timestamp", "taskId"
 ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
-""")
+""")  # noqa: S608  # constants
 
 
 def _as_json_list(messages: Iterable[str]) -> str:
@@ -119,28 +124,12 @@ def _frame_json(result: DetectionResult) -> str:
     return result.model_dump_json(by_alias=True, exclude=_FRAME_PICTURES)
 
 
-def _task_json(task: TaskMessage) -> str:
-    return task.model_dump_json(by_alias=True, exclude={"group_image_base64"})
+def tasks_as_json(tasks: Iterable[TaskMessage]) -> str:
+    """The tasks as one parameter of a statement that reads :data:`TASK_MESSAGES`."""
+    return _as_json_list(task.model_dump_json(by_alias=True, exclude={"group_image_base64"}) for task in tasks)
 
 
 _FRAME_PICTURES: Any = {"traffic_groups": {"__all__": {"group_image_base64"}}}
-
-
-def task_row(task: TaskMessage) -> dict[str, Any]:
-    """The columns of a task that come from its message."""
-    return {
-        "captured_at": task.timestamp,
-        "task_id": task.task_id,
-        "message_id": task.request_id,
-        "camera_id": task.camera_id,
-        "group_index": task.group_index,
-        "group_image_url": task.group_image_url,
-        "group_bbox": list(task.group_metadata.bbox),
-        "classes": list(task.group_metadata.classes),
-        "object_count": task.group_metadata.object_count,
-        "detected_objects": [item.model_dump(mode="json", by_alias=True) for item in task.detected_objects],
-        "priority": task.priority,
-    }
 
 
 def known_frames(engine: Engine, camera_id: str, day: date) -> set[str]:
