@@ -41,7 +41,7 @@ from proofs.traffic import say
 
 #: s until a fault's alert must have come, and until its end must have
 PATIENCE = 240.0
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 #: Calls of the realtime lane in the day's budget that the demo starts with: some seconds' worth.
 SMALL_BUDGET = 60
 #: Messages that are put before a frozen service: more than the 1,000 that are allowed.
