@@ -316,14 +316,26 @@ def test_a_share_of_the_frames_is_traced_and_all_processes_agree_which(spans: In
     assert 50 < len(traced["tasks"]) < 140
 
 
-def test_it_is_off_by_default_and_sends_no_headers(broker: KafkaSettings) -> None:
+def test_it_is_off_by_default_and_headers_go_only_while_it_is_on(
+    broker: KafkaSettings, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert Settings().observability.trace_share == 0
     assert tracing.start("tasks", "here", 0) is None
     assert tracing.current() is None
-    result = detection_result("headers", NOW)
-    with (
-        Consumer(broker, {Topic.ALERTS: Alert}, name="headers", policy=AckPolicy.BROADCAST) as consumer,
-        Producer(broker, "test") as producer,
-    ):
-        assert consumer.poll(0, 1) == []
-        producer.send(Topic.DETECTION_RESULTS, result, key="headers").result()
+    sent: list[Any] = []
+    with Producer(broker, "test") as producer:
+        send = producer._client.send
+
+        def spy(topic: str, **message: Any) -> Any:
+            sent.append(message["headers"])
+            return send(topic, **message)
+
+        monkeypatch.setattr(producer._client, "send", spy)
+        result = detection_result("headers", NOW)
+        producer.send(
+            Topic.ALERTS, result, key="headers"
+        ).result()  # a topic that no other test reads from its beginning
+        trace("tasks", spans)
+        producer.send(Topic.ALERTS, result, key="headers").result()
+    assert sent[0] is None
+    assert [name for name, _ in sent[1]] == ["traceparent"]
