@@ -7,7 +7,7 @@ means, and the differences add up to the whole (``infra/prometheus/rules/recordi
 stage                   reached when                                           told by
 ======================  =====================================================  =============
 ``detected``            the brokers have the detection result                  detect
-``recorded``            a group's task is in the ledger and on the topic       tasks
+``recorded``            a group's task is in the ledger, about to be sent      tasks
 ``claimed``             a scheduler holds the task                             assess
 ``called``              its first request to the endpoint leaves               assess
 ``level``               the risk level was read from the answer's stream       assess
