@@ -114,10 +114,11 @@ def start_call(
 def finish_call(engine: Engine, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
     """Complete the call's row (also one that a sweep took for lost: the process lives after all)."""
     with transaction(engine) as connection:
-        _finish_call(connection, captured_at, call_id, outcome)
+        end_call(connection, captured_at, call_id, outcome)
 
 
-def _finish_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
+def end_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
+    """Complete a call's row within a transaction."""
     connection.execute(
         update(LlmCall)
         .where(LlmCall.captured_at == captured_at, LlmCall.call_id == call_id)
@@ -152,7 +153,7 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
         return
     with transaction(engine) as connection:
         if outcome is not None:
-            _finish_call(connection, record.captured_at, record.call_id, outcome)
+            end_call(connection, record.captured_at, record.call_id, outcome)
         held = connection.scalar(
             update(AssessmentTask)
             .where(*_held(claim))
@@ -217,7 +218,7 @@ def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | No
 def _complete_backfill(engine: Engine, claim: Claim, values: dict[str, Any], outcome: CallOutcome | None) -> None:
     with transaction(engine) as connection:
         if outcome is not None:
-            _finish_call(connection, claim.task.timestamp, values["call_id"], outcome)
+            end_call(connection, claim.task.timestamp, values["call_id"], outcome)
         held = connection.execute(
             update(BackfillTask)
             .where(*_held_backfill(claim))
