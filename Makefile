@@ -8,6 +8,8 @@
 # make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
 # make benchmark-key-pool  the key pool against others (16 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
 # make grafana  the dashboards' JSON, from infra/grafana/boards
+# make dashboards  each alert rule fires and resolves: a demo, real Prometheus and Alertmanager, one fault after the other (10 min)
+# make proof-logs  logs through rsyslog into OpenSearch, which is killed on the way: every line once
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,7 +25,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill grafana
+.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs grafana
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -63,8 +65,8 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	$(BIN)/python -m pytest $(ARGS)
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
-	if [ "$$free" -ge 25 ]; then $(MAKE) test-ultralytics; \
-	else echo "SKIPPED tests of the engine ultralytics: torch needs 25 GB of free disk, there are $$free GB"; fi
+	if [ "$$free" -ge 25 ]; then $(MAKE) test-flink test-ultralytics; \
+	else echo "SKIPPED the Flink job and the engine ultralytics: their environments need 25 GB of free disk, there are $$free GB"; fi
 
 # The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
 test-ultralytics: $(ULTRALYTICS)/.ready opencv-libraries
@@ -109,11 +111,14 @@ proof-backfill: $(VENV)/.dev system-packages
 		$(BIN)/python -m pytest tests/defs/proof_backfill.py -s -q -p no:cacheprovider $(ARGS); } | tee docs/proof/backfill.txt
 
 # A real Chromium for the page tests, Java and Maven for Apache Kafka, GStreamer's RTSP server for the cameras' tests, an MQTT
-# broker and Redis for those of notifications. Elsewhere than on Debian, or without root, tests say what is missing.
+# broker and Redis for those of notifications, Prometheus and Alertmanager for the alert
+# rules, rsyslog for the logs. Elsewhere than on Debian, or without root, tests say what is missing.
 SYSTEM_PACKAGES := chromium fonts-dejavu-core python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
-	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad default-jre-headless maven mosquitto redis-server
+	gstreamer1.0-plugins-good gstreamer1.0-plugins-bad default-jre-headless maven mosquitto redis-server \
+	prometheus prometheus-alertmanager rsyslog rsyslog-elasticsearch
 system-packages:
 	@if ! { command -v chromium && command -v java && command -v mvn && command -v mosquitto && command -v redis-server \
+			&& command -v promtool && command -v amtool && command -v rsyslogd \
 			&& /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
 			&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
@@ -148,6 +153,14 @@ benchmark-key-pool: $(VENV)/.dev benchmark-litellm
 # Four schedulers, one killed (-9) ten times in five minutes, an endpoint with faults: every task ends, every request is a row.
 proof-schedulers: $(VENV)/.dev opencv-libraries
 	$(BIN)/python -m benchmarks.scheduler_kills $(ARGS)
+
+# Every alert rule, each by a fault of its own, until it is told at a webhook and until it is over (ARGS="--only slow": one of them).
+dashboards: $(VENV)/.dev opencv-libraries system-packages
+	$(BIN)/python -m proofs.alert_rules --record docs/proof/alert-rules.md $(ARGS)
+
+# A demo's logs through a real rsyslog into a real OpenSearch (Maven Central) that is killed on the way: every line once.
+proof-logs: $(VENV)/.dev opencv-libraries system-packages
+	$(BIN)/python -m proofs.logs --record docs/proof/logs.md $(ARGS)
 
 # New pins; needs uv. No index address is written, so that the files work with any index.
 UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --no-strip-extras

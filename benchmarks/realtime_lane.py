@@ -102,15 +102,18 @@ async def run(given: argparse.Namespace) -> dict[str, Any]:
     complete = LlmClient.complete
 
     async def timed(self: LlmClient, messages: Any, secret: Any, on_text: Any = None, **more: Any) -> Any:
-        task_id = asyncio.current_task().get_coro().cr_frame.f_locals["attempt"].claim.task.task_id  # type: ignore[union-attr]
+        question = asyncio.current_task().get_coro().cr_frame.f_locals["attempt"].question  # type: ignore[union-attr]
+        tasks = [claim.task.task_id for claim in question.claims]
         on_sent = more.pop("on_sent")
 
         def note() -> None:
-            sent.setdefault(task_id, time.monotonic())
+            for task_id in tasks:
+                sent.setdefault(task_id, time.monotonic())
             on_sent()
 
         reply = await complete(self, messages, secret, on_text, on_sent=note, **more)
-        answered.setdefault(task_id, time.monotonic())
+        for task_id in tasks:
+            answered.setdefault(task_id, time.monotonic())
         return reply
 
     LlmClient.complete = timed  # type: ignore[method-assign]

@@ -19,7 +19,13 @@ from dangerous_driving.commands import (
     alerts as alert_commands,
 )
 from dangerous_driving.commands import (
+    calls as call_commands,
+)
+from dangerous_driving.commands import (
     cameras as camera_commands,
+)
+from dangerous_driving.commands import (
+    cases as case_commands,
 )
 from dangerous_driving.commands import (
     drift as drift_commands,
@@ -29,6 +35,9 @@ from dangerous_driving.commands import (
 )
 from dangerous_driving.commands import (
     notifications as notification_commands,
+)
+from dangerous_driving.commands import (
+    prompts as prompt_commands,
 )
 from dangerous_driving.commands import (
     realtime as realtime_commands,
@@ -81,6 +90,8 @@ app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(realtime_commands.tokens, name="token")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(case_commands.app, name="cases")
+app.add_typer(prompt_commands.app, name="prompts")
 app.add_typer(switch_commands.app, name="switch")
 app.add_typer(database, name="db")
 app.add_typer(topic_commands.app, name="topics")
@@ -156,6 +167,15 @@ def realtime(config: ConfigOption = None, leash: LeashOption = False) -> None:
 
 
 app.command("watch")(realtime_commands.watch)
+app.command("calls")(call_commands.calls)
+
+
+@app.command()
+def exporter(config: ConfigOption = None, leash: LeashOption = False) -> None:
+    """Tell Prometheus what the ledger and the brokers know: windows, tasks that wait, keys, budgets, lag."""
+    from dangerous_driving import services
+
+    services.exporter(_settings(config), leash=leash)
 
 
 @app.command()
@@ -185,6 +205,31 @@ def simulate_llm(
     services.simulated_llm(_settings(config), host=host, port=port, seed=seed, speed=speed, leash=leash)
 
 
+@simulate.command("cases")
+def simulate_cases(
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes, in rotation of scenarios, light and weather.")] = 48,
+    frames: Annotated[int, typer.Option(min=1, max=10, help="Frames of each, 4 s apart.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first scene.")] = 0,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Add simulated scenes, whose truth is exact, to the cases of the evaluation."""
+    from rich.progress import track
+
+    from dangerous_driving.commands.cases import opened
+    from dangerous_driving.evaluation.labelled_folder import keep
+    from dangerous_driving.ledger.evaluation_cases import add_cases
+    from dangerous_driving.simulation.cases import scene_cases
+
+    with opened(config, data_dir) as (_, engine, store):
+        made = new = 0
+        for number in track(range(scenes), description="scenes", console=err):
+            found = list(scene_cases(number, frames=frames, seed=seed))
+            made += len(found)
+            new += add_cases(engine, keep(store, found))
+    out.print(f"{made} cases from {scenes} simulated scenes, {new} of them new")
+
+
 @simulate.command("scenes")
 def simulate_scenes(
     folder: Annotated[Path, typer.Option("--out", help="A new folder of labelled pictures in COCO's form.")],
@@ -209,7 +254,7 @@ def simulate_scenes(
 
 @simulate.command("fault")
 def simulate_fault(
-    action: Annotated[str, typer.Argument(help="revoke, throttle, slow, break, hang, cut, garbage or restore.")],
+    action: Annotated[str, typer.Argument(help="revoke, throttle, slow, break, hang, cut, garbage, omit or restore.")],
     amount: Annotated[
         float, typer.Argument(help="Of what: see dangerous_driving/simulation/llm_endpoint.py; a share for most.")
     ] = 1.0,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -354,7 +355,29 @@ def realtime(settings: Settings, *, leash: bool) -> None:
         def read_lag() -> dict[str, int]:
             return {service: sum(lag_by_topic(settings, service).values()) for service in GROUPS}
 
-        run(settings, engine, open_store(settings.objects), producer, process.stop, read_lag=read_lag)
+        run(
+            settings,
+            engine,
+            open_store(settings.objects),
+            producer,
+            process.stop,
+            ready=lambda port: process.tell_address(settings.realtime.host, port),
+            read_lag=read_lag,
+        )
+
+
+def exporter(settings: Settings, *, leash: bool) -> None:
+    """What the ledger and the brokers know -> metrics."""
+    from dangerous_driving.observability.exporter import Exporter
+
+    with (
+        ServiceProcess("exporter", settings, leash=leash) as process,
+        _ledger(settings, "exporter") as engine,
+    ):
+        groups = GROUPS | (EXTRA_GROUPS if settings.redis.url else {})
+        follows = {group_name(settings, service): topics for service, topics in groups.items()}
+        process.ready()
+        Exporter(settings, engine, follows).run(process.stop)
 
 
 def broker(settings: Settings, address_file: Path, *, leash: bool) -> None:
@@ -379,21 +402,23 @@ def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> l
     """Assess what is left in the windows, some at a time; returns a report each."""
     from dangerous_driving.assessment.keys import open_pool
     from dangerous_driving.assessment.opening import open_assessor
-    from dangerous_driving.assessment.window_run import assess_windows
+    from dangerous_driving.assessment.window_run import assess_windows, by_living_workers
     from dangerous_driving.ledger.windows import due_windows
 
     async def work(engine: Engine, producer: Producer, windows: list[Window]) -> list[WindowReport]:
         pool = open_pool(settings.keys, engine)
+        opened = partial(
+            open_assessor,
+            settings,
+            service="window-run",
+            engine=engine,
+            store=open_store(settings.objects),
+            pool=pool,
+            producer=producer,
+        )
+        assess = partial(assess_windows, run_id="command line", settings=settings.assessment)
         try:
-            async with open_assessor(
-                settings,
-                service="window-run",
-                engine=engine,
-                store=open_store(settings.objects),
-                pool=pool,
-                producer=producer,
-            ) as assessor:
-                return await assess_windows(assessor, windows, run_id="command line", settings=settings.assessment)
+            return await by_living_workers(opened, windows, assess)
         finally:
             await pool.close()
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import structlog
 
 from dangerous_driving.contracts import LIVE_RUN, Alert, Message, RiskAssessmentResult, RiskLevel, Stage
-from dangerous_driving.errors import BrokerError, ConfigError, DeliveryError
+from dangerous_driving.errors import ConfigError, DeliveryError
 from dangerous_driving.messaging import Received
+from dangerous_driving.messaging.in_hand import BatchesInHand
 from dangerous_driving.messaging.seam import GroupMember
 from dangerous_driving.observability.metrics import REDIS_FED
 from dangerous_driving.settings.notifications import RedisSettings
@@ -69,33 +69,20 @@ class RedisServer(Protocol):
 class RedisFeed:
     """Brings results and alerts into Redis until it is stopped."""
 
-    BATCH = 500
-    POLL_SECONDS = 0.2
-    BACKOFF_INITIAL = 0.5
-    BACKOFF_MAX = 10.0
-
     def __init__(self, server: RedisServer, consumer: GroupMember, settings: RedisSettings) -> None:
         self._server = server
-        self._consumer = consumer
+        self._batches = BatchesInHand(consumer, away=(DeliveryError,))
         self._settings = settings
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`. A batch in hand is written first, unless Redis stays away; then it comes again."""
         while not stop.is_set():
-            try:
-                received = self._consumer.poll(self.POLL_SECONDS, self.BATCH)
-            except BrokerError as error:
-                log.warning("nothing_received", reason=str(error))
-                stop.wait(self.BACKOFF_INITIAL)
-                continue
+            received = self._batches.receive(stop)
             if not received:
                 continue
-            if not self._keep(received, stop):
+            if not self._batches.keep(received, self._write, stop):
                 return
-            try:
-                self._consumer.commit()
-            except BrokerError as error:
-                log.warning("offsets_not_committed", reason=str(error))  # the messages come again and change nothing
+            self._batches.commit()
 
     def feed(self, message: Message) -> None:
         """Write one message.
@@ -142,35 +129,10 @@ class RedisFeed:
     def _name(self, template: str, camera_id: str) -> str:
         return self._settings.prefix + template.replace("{camera_id}", camera_id)
 
-    def _keep(self, received: Sequence[Received[Any]], stop: threading.Event) -> bool:
-        # the batch stays in hand while Redis is away: neither lost nor committed
-        messages = [item.message for item in received]
-        backoff, paused, done = self.BACKOFF_INITIAL, False, 0
-        try:
-            while done < len(messages):
-                try:
-                    self.feed(messages[done])
-                    done += 1
-                except DeliveryError as error:
-                    log.warning("redis_away", messages=len(messages) - done, reason=str(error))
-                    if stop.wait(backoff):
-                        return False
-                    if not paused:
-                        self._consumer.pause()
-                        paused = True
-                    messages += self._stay_in_group()
-                    backoff = min(2 * backoff, self.BACKOFF_MAX)
-            return True
-        finally:
-            if paused:
-                self._consumer.resume()
-
-    def _stay_in_group(self) -> list[Message]:
-        try:
-            return [item.message for item in self._consumer.poll(0, self.BATCH)]
-        except BrokerError as error:
-            log.warning("nothing_received", reason=str(error))
-            return []
+    def _write(self, in_hand: list[Received[Any]]) -> None:
+        while in_hand:
+            self.feed(in_hand[0].message)
+            del in_hand[0]
 
 
 def open_redis(settings: RedisSettings) -> Any:

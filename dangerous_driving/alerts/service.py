@@ -23,6 +23,7 @@ from dangerous_driving.contracts import LIVE_RUN, Alert, DetectionResult, Messag
 from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.messaging import Received, Topic
+from dangerous_driving.messaging.in_hand import BatchesInHand
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import GroupMember, Sender
 from dangerous_driving.observability.metrics import (
@@ -32,6 +33,7 @@ from dangerous_driving.observability.metrics import (
     ALERTS_HELD,
     ALERTS_RUNG,
 )
+from dangerous_driving.observability.stages import Stage, alert_reached
 from dangerous_driving.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -75,8 +77,6 @@ class AlertPublisher:
 class AlertsService:
     """Runs the lifecycle of all cameras until it is stopped."""
 
-    BATCH = 500
-    POLL_SECONDS = 0.2
     TICK_SECONDS = 1.0
     BACKOFF_INITIAL = 0.5
     BACKOFF_MAX = 10.0
@@ -86,6 +86,7 @@ class AlertsService:
     ) -> None:
         self._engine = engine
         self._consumer = consumer
+        self._batches = BatchesInHand(consumer, away=(LedgerError, BrokerError))
         self._publisher = AlertPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
         self._settings = settings.alerts
         self._lifecycle = Lifecycle(settings.alerts)
@@ -97,17 +98,12 @@ class AlertsService:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`. A batch in hand is kept first, unless the database stays away; then it comes again."""
         while not stop.is_set():
-            try:
-                received = self._consumer.poll(self.POLL_SECONDS, self.BATCH)
-            except BrokerError as error:
-                log.warning("nothing_received", reason=str(error))
-                stop.wait(self.BACKOFF_INITIAL)
-                continue
-            if received and not self._keep(received, stop):
+            received = self._batches.receive(stop)
+            if received and not self._batches.keep(received, self._keep, stop):
                 return
             self._publish()
             if received:
-                self._commit()
+                self._batches.commit()
             self._tick()
 
     def handle(self, messages: Sequence[Message]) -> list[AlertChange]:
@@ -118,6 +114,11 @@ class AlertsService:
         """
         changes = ledger.advance(self._engine, self._lifecycle, self._sightings(messages))
         _count(changes)
+        now = self._clock()
+        for change in changes:
+            alert = change.after.alert
+            if change.before is None or change.before.basis is not alert.basis:
+                alert_reached(Stage.ALERT, alert, at=now)
         return changes
 
     def _sightings(self, messages: Sequence[Message]) -> list[Sighting]:
@@ -153,42 +154,13 @@ class AlertsService:
                 log.warning("answer_without_place", request_id=result.request_id, camera_id=result.camera_id)
         return found
 
-    def _keep(self, received: Sequence[Received[Any]], stop: threading.Event) -> bool:
-        # the batch stays in hand while the database is away: neither lost nor committed
-        in_hand = list(received)
-        backoff = self.BACKOFF_INITIAL
-        paused = False
-        try:
-            while True:
-                try:
-                    # what the database refuses goes to dead-letter alone
-                    without_refused(
-                        in_hand,
-                        lambda part: self.handle([item.message for item in part]),
-                        lambda item, error: self._consumer.set_aside(item, str(error)),
-                    )
-                except (LedgerError, BrokerError) as error:
-                    log.warning("batch_waits", messages=len(in_hand), reason=str(error))
-                    if stop.wait(backoff):
-                        return False
-                    if not paused:
-                        self._consumer.pause()
-                        paused = True
-                    in_hand += self._stay_in_group()
-                    backoff = min(2 * backoff, self.BACKOFF_MAX)
-                else:
-                    return True
-        finally:
-            if paused:
-                self._consumer.resume()
-
-    def _stay_in_group(self) -> Sequence[Received[Any]]:
-        try:
-            # what slipped through before the pause belongs to the batch, since the next commit covers it
-            return self._consumer.poll(0, self.BATCH)
-        except BrokerError as error:
-            log.warning("nothing_received", reason=str(error))
-            return []
+    def _keep(self, in_hand: list[Received[Any]]) -> None:
+        # what the database refuses goes to dead-letter alone
+        without_refused(
+            in_hand,
+            lambda part: self.handle([item.message for item in part]),
+            lambda item, error: self._consumer.set_aside(item, str(error)),
+        )
 
     def _publish(self) -> None:
         if time.monotonic() < self._publish_again:
@@ -201,12 +173,6 @@ class AlertsService:
             self._publish_backoff = min(2 * self._publish_backoff, self.BACKOFF_MAX)
         else:
             self._publish_backoff = self.BACKOFF_INITIAL
-
-    def _commit(self) -> None:
-        try:
-            self._consumer.commit()
-        except BrokerError as error:
-            log.warning("offsets_not_committed", reason=str(error))  # the messages come again and change nothing
 
     def _tick(self) -> None:
         if time.monotonic() < self._next_tick:
@@ -221,7 +187,7 @@ class AlertsService:
     def _caught_up(self) -> bool:
         # silence is only what was listened to: with a backlog, or before the group has given this member anything to
         # read, an alert whose continuation waits on the topic would be closed
-        return bool(self._consumer.assignment) and sum(self._consumer.lag().values()) <= self.BATCH
+        return bool(self._consumer.assignment) and sum(self._consumer.lag().values()) <= self._batches.size
 
 
 def _count(changes: Sequence[AlertChange]) -> None:

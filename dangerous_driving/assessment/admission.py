@@ -2,6 +2,9 @@
 
 **Fairness.** A camera that has just had more turns than the others that wait is lowered by :data:`TURN` of priority for each of them,
 so a noisy camera cannot starve the others: its most dangerous group still comes first, its twentieth does not.
+
+**Sharing.** A group that has had to wait for a key shows that quota is short: other groups of its frame may join its call then, so
+that they cost none of their own. One whose turn comes at once is asked about alone, since an answer to several takes longer.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.ledger.claims import Claim
@@ -61,6 +65,15 @@ def _fair(tasks: Sequence[AssessmentTask]) -> list[AssessmentTask]:
     return [task for *_, task in sorted(ranked, key=lambda entry: entry[:2])]
 
 
+class _Entry(NamedTuple):
+    """Sorts by urgency, then by the order in which they came."""
+
+    urgency: tuple[float, float]
+    number: int
+    since: float
+    claim: Claim
+
+
 class ClaimQueue:
     """Claimed tasks that wait for a key: the most urgent first, with cameras taking turns.
 
@@ -70,7 +83,7 @@ class ClaimQueue:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._of_camera: dict[str, list[tuple[tuple[float, float], int, Claim]]] = {}
+        self._of_camera: dict[str, list[_Entry]] = {}
         self._turns: deque[tuple[float, str]] = deque()
         self._turns_of: Counter[str] = Counter()
         self._count = 0
@@ -83,11 +96,34 @@ class ClaimQueue:
         """Add a claim."""
         self._count += 1  # ties keep their order, and claims need no order of their own
         self._size += 1
-        entry = (urgency(claim.task), self._count, claim)
+        entry = _Entry(urgency(claim.task), self._count, self._clock(), claim)
         heapq.heappush(self._of_camera.setdefault(claim.task.camera_id, []), entry)
 
     def pop(self) -> Claim:
         """Take the claim whose turn it is. Raises IndexError when there is none."""
+        return self._pop().claim
+
+    def pop_call(self, limit: int, *, after: float) -> list[Claim]:
+        """Take what the next call is about: the claim whose turn it is and, if it has waited, others of its frame.
+
+        Args:
+            limit: of claims that may share a call.
+            after: s in the queue from which on a claim shares its call.
+
+        Raises:
+            IndexError: the queue is empty.
+        """
+        first = self._pop()
+        if limit < 2 or self._clock() - first.since < after:  # noqa: PLR2004  # one shares with nobody
+            return [first.claim]
+        entries = self._of_camera.get(first.claim.task.camera_id, [])
+        frame = first.claim.task.request_id
+        others = sorted(entry for entry in entries if entry.claim.task.request_id == frame)[: limit - 1]
+        joining = {entry.number for entry in others}
+        self._take_entries(lambda entry: entry.number in joining)
+        return [first.claim, *(entry.claim for entry in others)]
+
+    def _pop(self) -> _Entry:
         if not self._size:
             raise IndexError("the queue is empty")
         now = self._clock()
@@ -97,17 +133,17 @@ class ClaimQueue:
         fewest = min(self._turns_of[camera_id] for camera_id in self._of_camera)
 
         def rank(camera_id: str) -> tuple[float, float, int]:
-            (danger, freshness), number, _ = self._of_camera[camera_id][0]
+            (danger, freshness), number, *_ = self._of_camera[camera_id][0]
             return danger + TURN * (self._turns_of[camera_id] - fewest), freshness, number
 
         chosen = min(self._of_camera, key=rank)
-        claim = heapq.heappop(self._of_camera[chosen])[2]
+        entry = heapq.heappop(self._of_camera[chosen])
         if not self._of_camera[chosen]:
             del self._of_camera[chosen]
         self._turns.append((now, chosen))
         self._turns_of[chosen] += 1
         self._size -= 1
-        return claim
+        return entry
 
     def take_captured_before(self, instant: datetime) -> list[Claim]:
         """Take out all claims whose frame is older than that: they have become too late."""
@@ -116,7 +152,7 @@ class ClaimQueue:
     @property
     def tokens(self) -> set[int]:
         """The tokens of all claims in it."""
-        return {entry[2].token for entries in self._of_camera.values() for entry in entries}
+        return {entry.claim.token for entries in self._of_camera.values() for entry in entries}
 
     def take_of(self, wanted: Callable[[str], bool]) -> list[Claim]:
         """Take out all claims of the cameras that are wanted, by their id."""
@@ -127,10 +163,13 @@ class ClaimQueue:
         return self._take(lambda _: True)
 
     def _take(self, wanted: Callable[[Claim], bool]) -> list[Claim]:
-        taken = [entry[2] for entries in self._of_camera.values() for entry in entries if wanted(entry[2])]
+        return self._take_entries(lambda entry: wanted(entry.claim))
+
+    def _take_entries(self, wanted: Callable[[_Entry], bool]) -> list[Claim]:
+        taken = [entry.claim for entries in self._of_camera.values() for entry in entries if wanted(entry)]
         if taken:
-            kept = [entry for entries in self._of_camera.values() for entry in entries if not wanted(entry[2])]
+            kept = [entry for entries in self._of_camera.values() for entry in entries if not wanted(entry)]
             self._of_camera, self._size = {}, len(kept)
             for entry in kept:
-                heapq.heappush(self._of_camera.setdefault(entry[2].task.camera_id, []), entry)
+                heapq.heappush(self._of_camera.setdefault(entry.claim.task.camera_id, []), entry)
         return taken

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ _FIELDS = {
         "触发对象", "触发目标", "触发对象ID", "对象ID", "目标ID", "触发物体"),
     "danger_object_count": ("dangerObjectCount", "danger count", "dangerous object count", "danger objects", "count",
         "危险对象数", "危险对象数量", "危险目标数", "危险目标数量", "危险物体数量"),
+    # of an answer to several groups
+    "group_index": ("groupIndex", "group", "groupId", "groupNumber", "group no", "组", "组号", "组别", "分组", "群组", "组编号", "编号"),
 }  # fmt: skip
 
 
@@ -72,7 +74,24 @@ def parse_answer(raw: str, known_object_ids: Collection[int]) -> ParsedAnswer:
     """
     answer, level_field = _find(raw)
     if answer is None:
-        raise AnswerError(_problem_of(raw), raw)
+        raise AnswerError(problem_of(raw), raw)
+    return understood(answer, level_field, raw, known_object_ids)
+
+
+def understood(
+    answer: Mapping[str, Any], level_field: str | None, raw: str, known_object_ids: Collection[int]
+) -> ParsedAnswer:
+    """Bring an object that was found in an answer to the platform's words.
+
+    Args:
+        answer: with the names of :class:`ParsedAnswer`, see :func:`field_named`.
+        level_field: the level as it stands there.
+        raw: what the model wrote, for the error.
+        known_object_ids: as for :func:`parse_answer`.
+
+    Raises:
+        AnswerError: its level is not understood and it names no risk type.
+    """
     risk_types = _types(answer.get("risk_types"))
     confidence = _confidence(answer.get("confidence"))
     stated = None if level_field is None else level_named(level_field)
@@ -102,6 +121,11 @@ def level_in_stream(text_so_far: str) -> RiskLevel | None:
     return None if level_field is None else level_named(level_field)
 
 
+def field_named(name: str) -> str:
+    """The field of :class:`ParsedAnswer` that a model means by a name (or ``group_index``); the name itself if none."""
+    return _NAMES.get(_key(name), name)
+
+
 def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
     """The object that holds the answer, with the names of ParsedAnswer, and its level as it stands there.
 
@@ -115,14 +139,15 @@ def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
         if name == "risk_level" and isinstance(value, str):
             (unknown if level_named(value) is None else understood).append((owner, value))
 
-    objects = read_objects(text, normal=lambda name: _NAMES.get(_key(name), name), listener=listen)
+    objects = read_objects(text, normal=field_named, listener=listen)
     for found in (understood, unknown):
         if found:
             return found[0]
     return next(((candidate, None) for candidate in objects if "risk_types" in candidate), (None, None))
 
 
-def _problem_of(raw: str) -> str:
+def problem_of(raw: str) -> str:
+    """Why there is no answer in a text."""
     if not raw.strip():
         return "the answer is empty"
     if raw.lstrip()[:1] == "<":
@@ -171,16 +196,17 @@ def _description(value: Any) -> str:
 
 
 def _object_ids(value: Any, known: Collection[int]) -> tuple[int, ...]:
-    ids = dict.fromkeys(number for number in _integers(value) if number in known)
+    ids = dict.fromkeys(number for number in integers(value) if number in known)
     return tuple(ids)
 
 
-def _integers(value: Any) -> Iterable[int]:
+def integers(value: Any) -> Iterable[int]:
+    """The whole numbers that a value of an answer names, also within texts, lists and objects with an id."""
     if isinstance(value, list):
         for item in value:
-            yield from _integers(item)
+            yield from integers(item)
     elif isinstance(value, dict):
-        yield from _integers(value.get("trigger_object_ids", value.get("id")))
+        yield from integers(value.get("trigger_object_ids", value.get("id")))
     elif isinstance(value, float):
         if value.is_integer():
             yield int(value)
@@ -191,7 +217,7 @@ def _integers(value: Any) -> Iterable[int]:
 
 
 def _count(value: Any) -> int | None:
-    numbers = [] if isinstance(value, list | dict) else list(_integers(value))
+    numbers = [] if isinstance(value, list | dict) else list(integers(value))
     return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= MAX_COUNT else None
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import structlog
 from sqlalchemy import Engine
 
-from dangerous_driving.assessment.prompt import Prompt, load_prompt
+from dangerous_driving.assessment.prompt import Prompt, load_frame_prompt, load_prompt
 from dangerous_driving.errors import ConfigError, LedgerError
 from dangerous_driving.ledger.promotions import champion_of
 from dangerous_driving.settings import LlmSettings, Settings
@@ -16,10 +17,31 @@ from dangerous_driving.settings import LlmSettings, Settings
 log = structlog.get_logger(__name__)
 
 
-class UsesPrompt(Protocol):
-    """Whose prompt is changed."""
+@dataclass(frozen=True)
+class Prompts:
+    """A version in use. ``frame``: for several groups of a frame in one call; None: each group has a call of its own."""
 
-    prompt: Prompt
+    group: Prompt
+    frame: Prompt | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, version: str) -> Self:
+        """The version's prompts, as far as the settings ask for them.
+
+        Raises:
+            ConfigError: there is no such version, or none for several groups where groups are to share calls.
+        """
+        llm = settings.llm
+        group = load_prompt(version, folder=llm.prompt_folder, longest_side=llm.image_longest_side)
+        if settings.assessment.coalesce_groups == 1:
+            return cls(group)
+        return cls(group, load_frame_prompt(version, folder=llm.prompt_folder, longest_side=llm.image_longest_side))
+
+
+class UsesPrompts(Protocol):
+    """Whose prompts are changed."""
+
+    prompts: Prompts
 
 
 def current_version(llm: LlmSettings, engine: Engine) -> str:
@@ -32,26 +54,35 @@ def current_version(llm: LlmSettings, engine: Engine) -> str:
     return llm.prompt_version if champion is None else champion.prompt_version
 
 
-def current_prompt(llm: LlmSettings, engine: Engine) -> Prompt:
-    """The prompt in use, ready to render.
+def current_prompts(settings: Settings, engine: Engine) -> Prompts:
+    """The prompts in use, ready to render.
+
+    A promoted prompt that has none for several groups is used all the same, and its groups do not share calls.
 
     Raises:
-        ConfigError: its file is not here, or is not the one that was promoted.
+        ConfigError: the file is not here, or is not the one that was promoted; or, of a version that only the settings
+            name, there is none for several groups.
         LedgerError: the promotions cannot be read.
     """
     champion = champion_of(engine)
-    version = llm.prompt_version if champion is None else champion.prompt_version
+    if champion is None:
+        return Prompts.of(settings, settings.llm.prompt_version)
+    llm, version = settings.llm, champion.prompt_version
     prompt = load_prompt(version, folder=llm.prompt_folder, longest_side=llm.image_longest_side)
-    if champion is not None and prompt.digest != champion.prompt_digest:
+    if prompt.digest != champion.prompt_digest:
         raise ConfigError(
             f"prompt {version}",
             f"its file is not the one that was promoted on {champion.promoted_at:%Y-%m-%d}",
             "put it back, and make the change in a file of a new version",
         )
-    return prompt
+    try:
+        return Prompts.of(settings, version)
+    except ConfigError as error:  # the one for several groups: that for one was read just now
+        log.warning("groups_do_not_share_calls", prompt_version=version, reason=str(error))
+        return Prompts(prompt)
 
 
-async def follow_promotions(user: UsesPrompt, settings: Settings, engine: Engine) -> None:
+async def follow_promotions(user: UsesPrompts, settings: Settings, engine: Engine) -> None:
     """Look every ``evaluation.champion_refresh`` seconds which prompt is in use, for ever.
 
     A prompt whose file cannot be used here is told and not taken: the one in hand goes on.
@@ -59,15 +90,16 @@ async def follow_promotions(user: UsesPrompt, settings: Settings, engine: Engine
     while True:
         await asyncio.sleep(settings.evaluation.champion_refresh)
         try:
-            prompt = await asyncio.to_thread(current_prompt, settings.llm, engine)
+            prompts = await asyncio.to_thread(current_prompts, settings, engine)
         except LedgerError as error:
             log.warning("promotions_not_read", reason=str(error))
             continue
         except ConfigError as error:
             log.error(  # noqa: TRY400  # the reason says it all
-                "promoted_prompt_not_usable", reason=str(error), goes_on_with=user.prompt.version
+                "promoted_prompt_not_usable", reason=str(error), goes_on_with=user.prompts.group.version
             )
             continue
-        if prompt.version != user.prompt.version:
-            log.info("prompt_changed", before=user.prompt.version, after=prompt.version)
-            user.prompt = prompt
+        before, after = user.prompts.group.version, prompts.group.version
+        if before != after:
+            log.info("prompt_changed", before=before, after=after)
+            user.prompts = prompts

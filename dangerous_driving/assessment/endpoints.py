@@ -88,7 +88,12 @@ class Endpoint:
     client: LlmClient
     pool: KeyPool
     breaker: Breaker = field(default_factory=Breaker)
-    latencies: Latencies = field(default_factory=Latencies)
+    latencies: Latencies = field(default_factory=Latencies)  # of answers to one group
+    shared_latencies: dict[int, Latencies] = field(default_factory=dict)  # of those to more, by how many
+
+    def latencies_of(self, groups: int) -> Latencies:
+        """Of answers to so many groups: what is slow for one is not for three."""
+        return self.latencies if groups == 1 else self.shared_latencies.setdefault(groups, Latencies())
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,15 @@ from dangerous_driving.assessment.key_pool import (
     PostgresStorage,
     Storage,
 )
-from dangerous_driving.errors import ConfigError
+from dangerous_driving.errors import (
+    ConfigError,
+    KeyRejectedError,
+    LlmError,
+    LlmRequestError,
+    LlmTimeoutError,
+    LlmUnavailableError,
+    RateLimitedError,
+)
 from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, BUDGET_USED, KEY_WAIT, LLM_CALLS
 from dangerous_driving.settings import KeysSettings
 
@@ -32,6 +40,8 @@ log = structlog.get_logger(__name__)
 FILE_SETTING, SECRETS_SETTING = "keys.file", "keys.secrets"
 FORM = "its form is that of infra/config/api_keys.example.yaml"
 STATES = ("available", "in_use", "cooling", "disabled")
+#: How requests fail; the metric's other values of ``status`` are ok, cancelled and unsent.
+CALL_ERRORS = (KeyRejectedError, RateLimitedError, LlmTimeoutError, LlmUnavailableError, LlmRequestError, LlmError)
 
 
 @dataclass(frozen=True)
@@ -253,13 +263,27 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 class _Metrics:
     """What the pool tells, as metrics."""
 
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
     def waited(self, lane: str, seconds: float) -> None:
         KEY_WAIT.labels(lane).observe(seconds)
 
     def ended(self, key_hash: str, status: str) -> None:
         LLM_CALLS.labels(key_hash, status).inc()
+        # one line for every call: who asks has bound the ids of task, camera and call
+        log.info("llm_call", key_id=key_hash, status=status)
 
     def stands(self, usages: Iterable[KeyUsage]) -> None:
+        usages = list(usages)
+        keys = {item.key_hash for item in usages}
+        for key_hash in keys - self._shown:
+            for status in ("ok", *(error.code for error in CALL_ERRORS)):
+                LLM_CALLS.labels(key_hash, status)  # from 0 on, so that the first failure is a rise
+        for key_hash in self._shown - keys:  # taken out of the file: neither in order nor out of it
+            API_KEY_STATUS.remove_by_labels({"key_id": key_hash})
+            API_KEY_USED.remove_by_labels({"key_id": key_hash})
+        self._shown = keys
         for item in usages:
             for state in STATES:
                 API_KEY_STATUS.labels(item.key_hash, state).set(float(item.status == state))

@@ -19,6 +19,7 @@ from typing import Any
 
 import openai
 from pydantic import SecretStr
+from structlog.contextvars import get_contextvars
 
 from dangerous_driving.assessment.key_pool import StatedLimits
 from dangerous_driving.errors import (
@@ -29,7 +30,7 @@ from dangerous_driving.errors import (
     LlmUnavailableError,
     RateLimitedError,
 )
-from dangerous_driving.observability.metrics import LLM_LATENCY
+from dangerous_driving.observability.metrics import LLM_FIRST_TOKEN, LLM_LATENCY, LLM_TOKENS, exemplar
 from dangerous_driving.settings import LlmSettings
 
 #: Told of the answer's text so far, each time it has grown.
@@ -98,6 +99,7 @@ class LlmClient:
         *,
         on_sent: Callable[[], None] | None = None,
         response_format: dict[str, Any] | None = None,
+        answers: int = 1,
     ) -> Reply:
         """Ask, and read the streamed answer to its end.
 
@@ -107,6 +109,7 @@ class LlmClient:
             on_text: called with the text so far, before the next part is read.
             on_sent: called when the request is about to leave.
             response_format: structured output, where the endpoint supports it.
+            answers: how many are asked for in one, each of at most ``llm.max_tokens``.
 
         Raises:
             LlmError: one of its kinds, with HTTP status and Retry-After where the endpoint gave them.
@@ -116,7 +119,7 @@ class LlmClient:
             "model": self._settings.model,
             "messages": messages,
             "temperature": self._settings.temperature,
-            "max_tokens": self._settings.max_tokens,
+            "max_tokens": self._settings.max_tokens * answers,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -124,7 +127,13 @@ class LlmClient:
             body["response_format"] = response_format
         async with self._mapped_errors(secret):
             reply = await self._complete(self._parts(body, secret, on_sent), on_text, started)
-        LLM_LATENCY.observe(reply.latency)
+        # the id of the task is bound to the log's context by whoever asks
+        asked = exemplar("task_id", get_contextvars().get("task_id"))
+        LLM_LATENCY.observe(reply.latency, asked)
+        if reply.first_token_latency is not None:
+            LLM_FIRST_TOKEN.observe(reply.first_token_latency, asked)
+        LLM_TOKENS.labels("input").inc(reply.input_tokens)
+        LLM_TOKENS.labels("output").inc(reply.output_tokens)
         return reply
 
     async def probe(self, secret: SecretStr) -> None:

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor
-from dangerous_driving.assessment.champion import current_prompt, follow_promotions
+from dangerous_driving.assessment.caller import Caller
+from dangerous_driving.assessment.champion import Prompts, current_prompts, follow_promotions
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.endpoints import Breaker, Endpoint
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import follow_file, open_pool
 from dangerous_driving.assessment.llm import LlmClient
-from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.assessment.patient_ledger import PatientLedger
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.worker import living, register
 from dangerous_driving.ledger.database import open_engine
@@ -51,17 +52,13 @@ async def open_assessor(
         follows_promotions: take the prompt that is promoted, now and later; else it is ``llm.prompt_version``.
 
     Raises:
-        ConfigError: the prompt version is unknown.
+        ConfigError: the prompt version is unknown, or has none for several groups where groups are to share calls.
         LedgerError: which prompt is promoted cannot be read.
     """
     if follows_promotions:
-        prompt = await asyncio.to_thread(current_prompt, settings.llm, engine)
+        prompts = await asyncio.to_thread(current_prompts, settings, engine)
     else:
-        prompt = load_prompt(
-            settings.llm.prompt_version,
-            folder=settings.llm.prompt_folder,
-            longest_side=settings.llm.image_longest_side,
-        )
+        prompts = Prompts.of(settings, settings.llm.prompt_version)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="assess"))
     worker = await asyncio.to_thread(register, engine, service=service, node=settings.node)
     contexts = CameraContexts(settings.camera, engine)
@@ -75,15 +72,17 @@ async def open_assessor(
         for endpoint in endpoints:
             await endpoint.client.warm_up()
         async with living(own, worker, settings.assessment) as beating:
+            ledger = PatientLedger(engine)
             assessor = Assessor(
                 llm=settings.llm,
-                endpoints=endpoints,
-                prompt=prompt,
+                caller=Caller(
+                    llm=settings.llm, endpoints=endpoints, ledger=ledger, publisher=publisher, node=settings.node
+                ),
+                prompts=prompts,
                 contexts=contexts,
                 settings=settings.assessment,
-                engine=engine,
+                ledger=ledger,
                 store=store,
-                publisher=publisher,
                 worker=worker,
                 node=settings.node,
                 beating=beating,

@@ -1,13 +1,14 @@
 """Prompts: versioned files in ``prompts/`` or in a folder of one's own, rendered to the messages of one request.
 
 A version is never edited once answers were given to it; a change is a new file. Every assessment records its version.
+A prompt takes one group; ``NAME-frame`` is the version that takes several groups of one frame in one request.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ from dangerous_driving.settings import CameraContext
 
 SETTING = "llm.prompt_version"
 SUFFIX = ".yaml"
+#: What a version that takes several groups has behind the name of the one that takes one.
+FRAME = "-frame"
 
 Render = Callable[..., str]
 
@@ -39,6 +42,7 @@ class _File(BaseModel):
     version: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     description: str
     language: Literal["en", "zh"] = "en"  # of the answer's description
+    takes: Literal["group", "frame"] = "group"  # one group, or several of a frame
     system: str = Field(min_length=1)
     user: str = Field(min_length=1)
     answer: dict[str, Any] | None = None  # its JSON schema, for structured output
@@ -54,6 +58,7 @@ class Prompt:
     version: str
     description: str
     language: Literal["en", "zh"]
+    takes: Literal["group", "frame"]
     longest_side: int
     uses_context: bool
     _system: Template
@@ -80,35 +85,53 @@ class Prompt:
         Raises:
             PictureError: the image cannot be decoded.
         """
-        if isinstance(image, bytes):
-            jpeg = fit_jpeg(image, longest_side=self.longest_side)
-            url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-        else:
-            url = image
-        values = _values(task, context)
+        return self._rendered([_picture(self.picture_url(image))], _values(task, context, _geometry(task)))
+
+    def frame_messages(
+        self, groups: Sequence[tuple[AssessmentTask, str]], context: CameraContext = NO_CONTEXT
+    ) -> list[dict[str, Any]]:
+        """The messages of one request about several groups of a frame, in the order in which they are to be judged.
+
+        Args:
+            groups: at least one, each with the URL (also ``data:``) of its picture.
+            context: what is known of the camera's place.
+        """
+        pictures = []
+        for task, url in groups:
+            pictures += [{"type": "text", "text": f"Group {task.group_index}:"}, _picture(url)]
+        geometry = {"groups": [_geometry(task) for task, _ in groups]}
+        return self._rendered(pictures, _values(groups[0][0], context, geometry))
+
+    def picture_url(self, image: bytes | str) -> str:
+        """How a picture goes into a request: its URL, or itself as a ``data:`` URL of a JPEG that is small enough.
+
+        Raises:
+            PictureError: the image cannot be decoded.
+        """
+        if isinstance(image, str):
+            return image
+        jpeg = fit_jpeg(image, longest_side=self.longest_side)
+        return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+    def _rendered(self, pictures: list[dict[str, Any]], values: dict[str, Any]) -> list[dict[str, Any]]:
+        user = {"type": "text", "text": self._user.render(values).strip()}
         return [
             {"role": "system", "content": self._system.render(values).strip()},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image_url", "image_url": {"url": url}},
-                    {"type": "text", "text": self._user.render(values).strip()},
-                ],
-            },
+            {"role": "user", "content": [*pictures, user]},
         ]
 
 
 def available_versions(folder: Path | None = None) -> tuple[str, ...]:
-    """The versions that are packaged, and those of a folder (``llm.prompt_folder``).
+    """The versions that are packaged, and those of a folder (``llm.prompt_folder``); those for several groups aside.
 
     Raises:
         ConfigError: the folder cannot be read.
     """
-    return tuple(sorted(_prompt_files(folder)))
+    return tuple(sorted(name for name in _prompt_files(folder) if not name.endswith(FRAME)))
 
 
 def load_prompt(version: str, *, folder: Path | None = None, longest_side: int = 768) -> Prompt:
-    """Read a prompt.
+    """Read a prompt for one group.
 
     Args:
         version: file name without ``.yaml``, in the folder or under ``prompts/``.
@@ -118,24 +141,55 @@ def load_prompt(version: str, *, folder: Path | None = None, longest_side: int =
     Raises:
         ConfigError: there is no such version (the text names those there are), or its file is unusable.
     """
-    known = _prompt_files(folder)
+    known = available_versions(folder)
     if version not in known:
-        raise ConfigError(SETTING, f"there is no prompt {version!r}", f"use one of: {', '.join(sorted(known))}")
+        raise ConfigError(SETTING, f"there is no prompt {version!r}", f"use one of: {', '.join(known)}")
+    return _load(version, "group", folder, longest_side)
+
+
+def load_frame_prompt(version: str, *, folder: Path | None = None, longest_side: int = 768) -> Prompt:
+    """Read the prompt that asks for several groups what `version` asks for one.
+
+    Args:
+        version: of the prompt for one group.
+        folder: as for :func:`load_prompt`.
+        longest_side: as for :func:`load_prompt`.
+
+    Raises:
+        ConfigError: that version has none (the text names those that have), or its file is unusable.
+    """
+    files_of = _prompt_files(folder)
+    if version + FRAME not in files_of:
+        known = ", ".join(sorted(name.removesuffix(FRAME) for name in files_of if name.endswith(FRAME)))
+        raise ConfigError(
+            "assessment.coalesce_groups",
+            f"there is no prompt {version + FRAME!r} for several groups in one call",
+            f"set it to 1, or {SETTING} to one of: {known}",
+        )
+    return _load(version + FRAME, "frame", folder, longest_side)
+
+
+def _load(version: str, takes: Literal["group", "frame"], folder: Path | None, longest_side: int) -> Prompt:
     try:
-        raw = known[version].read_text(encoding="utf-8")
+        raw = _prompt_files(folder)[version].read_text(encoding="utf-8")
         content = _File.model_validate(yaml.safe_load(raw))
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         system, user = environment.from_string(content.system), environment.from_string(content.user)
+        example = _geometry(_EXAMPLE)
         for template in (system, user):
-            template.render(_values(_EXAMPLE, NO_CONTEXT))
+            template.render(
+                _values(_EXAMPLE, NO_CONTEXT, example if takes == "group" else {"groups": [example, example]})
+            )
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TemplateError) as error:
         raise ConfigError(SETTING, f"the file of prompt {version!r} is unusable ({error})", "mend the file") from error
-    if content.version != version:
-        raise ConfigError(SETTING, f"the file of prompt {version!r} says {content.version!r}", "make the two agree")
+    if (content.version, content.takes) != (version, takes):
+        problem = f"the file of prompt {version!r} says {content.version!r} and takes a {content.takes}"
+        raise ConfigError(SETTING, problem, "make file name and content agree")
     return Prompt(
         content.version,
         content.description,
         content.language,
+        content.takes,
         longest_side,
         "camera." in content.system + content.user,
         system,
@@ -167,7 +221,7 @@ def _prompt_files(folder: Path | None) -> dict[str, Any]:
     return found
 
 
-def _values(task: AssessmentTask, context: CameraContext) -> dict[str, Any]:
+def _values(task: AssessmentTask, context: CameraContext, geometry: dict[str, Any]) -> dict[str, Any]:
     """What a template may use: plain data, nothing of the platform's objects."""
     return {
         "task": {
@@ -176,12 +230,20 @@ def _values(task: AssessmentTask, context: CameraContext) -> dict[str, Any]:
             "group_index": task.group_index,
         },
         "camera": {"road_type": context.road_type, "speed_limit": context.speed_limit, "text": context.text},
-        "geometry": {
-            "groupIndex": task.group_index,
-            "bbox": _pixels(task.group_metadata.bbox),
-            "objects": [_object(item) for item in task.detected_objects],
-        },
+        "geometry": geometry,
     }
+
+
+def _geometry(task: AssessmentTask) -> dict[str, Any]:
+    return {
+        "groupIndex": task.group_index,
+        "bbox": _pixels(task.group_metadata.bbox),
+        "objects": [_object(item) for item in task.detected_objects],
+    }
+
+
+def _picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _object(item: DetectedObject) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger.assessments import AssessmentRecord, mark_published, unpublished
 from dangerous_driving.messaging import Topic
 from dangerous_driving.messaging.seam import Receipt, Sender
+from dangerous_driving.observability.stages import result_delivered
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +96,7 @@ class ResultPublisher:
                     log.warning("result_not_delivered", task_id=record.task_id, reason=str(error))
                 else:
                     arrived.append(record)
+                    result_delivered(record.message_id, record.task_id, record.camera_id)
             try:
                 mark_published(self._engine, arrived)
             except LedgerError as error:

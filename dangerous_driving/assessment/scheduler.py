@@ -24,6 +24,7 @@ from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver
 from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
+from dangerous_driving.observability.stages import Stage, tasks_reached
 from dangerous_driving.settings import AssessmentSettings
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,7 @@ class Scheduler:
         self._partitions = Partitions()
         self._queue = ClaimQueue()
         self._wake = asyncio.Event()
-        self._running: dict[asyncio.Task[object], Claim] = {}
+        self._running: dict[asyncio.Task[object], list[Claim]] = {}
 
     async def run(self, stop: threading.Event) -> None:
         """Work until `stop`; then calls under way get some seconds, and what is left goes back to the ledger.
@@ -144,6 +145,7 @@ class Scheduler:
                 if stop.wait(self.RETRY_SECONDS):
                     return None
             else:
+                tasks_reached(Stage.CLAIMED, [claim.task for claim in claims])
                 TASKS_DEFERRED.labels("too_late").inc(len(admission.too_late))
                 TASKS_DEFERRED.labels("no_room").inc(len(admission.no_room))
                 TASKS_DEFERRED.labels("switched").inc(len(switched))
@@ -194,10 +196,10 @@ class Scheduler:
                 slots.release()
                 await self._assessor.give_back(held)
                 continue
-            claim = self._queue.pop()
+            claims = self._queue.pop_call(self._assessor.groups_per_call, after=self._settings.coalesce_after)
             QUEUE_DEPTH.set(len(self._queue))
-            task = asyncio.create_task(self._assessor.assess(claim, Lane.REALTIME, held=held))
-            self._running[task] = claim
+            task = asyncio.create_task(self._assessor.assess_together(claims, Lane.REALTIME, held=held))
+            self._running[task] = claims
             IN_FLIGHT.set(len(self._running))
             task.add_done_callback(lambda done: self._done(done, slots))
 
@@ -233,6 +235,7 @@ class Scheduler:
                         captured_after=fresh,
                         limit=min(room, self._settings.batch_size),
                     )
+                    tasks_reached(Stage.CLAIMED, [claim.task for claim in claims])
                     self._enqueue(claims)
                 await self._defer_switched()
                 await self._recover_forgotten()
@@ -246,7 +249,7 @@ class Scheduler:
         # a statement whose outcome was lost with the connection leaves claims that this process does not know of, or no
         # longer; without this they would wait for its end
         held = await asyncio.to_thread(held_by, self._engine, self._assessor.worker, older_than=self.FORGOTTEN_SECONDS)
-        known = self._queue.tokens | {claim.token for claim in self._running.values()}
+        known = self._queue.tokens | {claim.token for claims in self._running.values() for claim in claims}
         self._enqueue([claim for claim in held if claim.token not in known])
 
     async def _release(self, claims: Sequence[Claim], lane: Lane, reason: str) -> None:

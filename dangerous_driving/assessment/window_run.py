@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -51,6 +52,8 @@ ValueT = TypeVar("ValueT")
 WAIT_SECONDS = 0.5
 #: Windows of one run at a time.
 WINDOWS_AT_A_TIME = 4
+#: Workers that a run may be in turn, where each is taken for dead.
+WORKERS = 3
 #: s that a database may be away until a window is given up for this run, and between attempts.
 PATIENCE_SECONDS, RETRY_SECONDS = 30.0, 1.0
 
@@ -113,6 +116,33 @@ async def assess_windows(
         return await assess_window(assessor, window, run_id=run_id, settings=settings, slots=slots)
 
     return await each(windows, assess, on_report)
+
+
+async def by_living_workers(
+    opened: Callable[[], AbstractAsyncContextManager[Assessor]],
+    windows: Sequence[Window],
+    work: Callable[[Assessor, Sequence[Window]], Awaitable[list[WindowReport]]],
+) -> list[WindowReport]:
+    """Work on windows, and go on as a new worker where this one was taken for dead, as on a machine that stood still.
+
+    Args:
+        opened: a new worker's assessor.
+        windows: all of them.
+        work: :func:`assess_windows` or its like, on the windows that are left.
+
+    Returns:
+        The last report of each window, in their order. After `WORKERS` workers it is left as it is, and said in the reports.
+    """
+    reports: dict[Window, WindowReport] = {}
+    for number in range(1, WORKERS + 1):
+        left = [window for window in windows if window not in reports or not reports[window].complete]
+        async with opened() as assessor:
+            reports |= {report.window: report for report in await work(assessor, left)}
+            given_up = assessor.given_up
+        if not given_up:
+            break
+        log.warning("worker_given_up", workers=number, of=WORKERS, windows=len(left))
+    return [reports[window] for window in windows]
 
 
 async def each(
@@ -216,15 +246,15 @@ async def assess_window(
 async def assess_claims(
     assessor: Assessor, claims: Sequence[Claim], lane: Lane, slots: asyncio.Semaphore
 ) -> list[Outcome]:
-    """Assess claimed tasks, as many at a time as there are slots."""
+    """Assess claimed tasks, as many calls at a time as there are slots; groups of one frame share a call where they may."""
 
-    async def assess(claim: Claim) -> Outcome:
+    async def assess(together: list[Claim]) -> list[Outcome]:
         async with slots:
-            return await assessor.assess(claim, lane)
+            return await assessor.assess_together(together, lane)
 
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(assess(claim)) for claim in claims]
-    return [task.result() for task in running]
+        running = [group.create_task(assess(together)) for together in assessor.by_call(claims)]
+    return [outcome for task in running for outcome in task.result()]
 
 
 def make_missing_tasks(engine: Engine, window: Window) -> int:

@@ -62,12 +62,13 @@ class Heartbeat:
         )
         CLAIMS_SWEPT.labels("realtime").inc(swept.to_realtime)
         CLAIMS_SWEPT.labels("window").inc(swept.to_window)
-        if swept.workers or swept.to_realtime or swept.to_window or swept.calls_lost:
+        if swept != claims.Swept():
             log.warning(
                 "swept",
                 workers=swept.workers,
                 to_realtime=swept.to_realtime,
                 to_window=swept.to_window,
+                to_backfills=swept.to_backfills,
                 calls_lost=swept.calls_lost,
             )
 

@@ -29,9 +29,17 @@ def evaluation_partitions(settings: Settings) -> dg.MultiPartitionsDefinition:
     )
 
 
-def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """All of them."""
-    return [_cases(), _evaluations(settings), _gate(settings)]
+def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """All of them, and the promotions, which people make, too."""
+    promotions = dg.AssetSpec(
+        "prompt_promotions",
+        deps=["prompt_gate"],
+        group_name=GROUP,
+        kinds={"postgres"},
+        metadata={"dagster/table_name": "public.prompt_promotion"},
+        description="Which prompt is in use since when; written by the gate and by `dangerous-driving prompts`.",
+    )
+    return [_cases(), _evaluations(settings), _gate(settings), promotions]
 
 
 def _cases() -> dg.AssetsDefinition:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import dagster as dg
 import structlog
@@ -23,7 +23,7 @@ from dangerous_driving.assessment.contact_sheet import contact_sheet, riskiest
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.opening import open_assessor
-from dangerous_driving.assessment.window_run import WindowReport, assess_windows
+from dangerous_driving.assessment.window_run import WindowReport, assess_windows, by_living_workers
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Message
 from dangerous_driving.errors import BrokerError
@@ -159,12 +159,12 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         """Assess every group of the windows that has no answer; see `assess_windows`."""
         settings = load()
 
-        async def work(assessor: Assessor) -> list[WindowReport]:
+        async def work(assessor: Assessor, left: Sequence[Window]) -> list[WindowReport]:
             return await assess_windows(
-                assessor, windows, run_id=run_id, settings=settings.assessment, on_report=_log_report
+                assessor, left, run_id=run_id, settings=settings.assessment, on_report=_log_report
             )
 
-        return asyncio.run(self._with_assessor(settings, "window-run", work))
+        return asyncio.run(self._with_assessor(settings, "window-run", windows, work))
 
     def plan(
         self, *, run: str, prompt_version: str | None, model: str | None, make_current: bool, cost_limit: float | None
@@ -184,10 +184,10 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         """Assess the windows again, beside what is there; see `backfill_windows`."""
         settings = settings_of(load(), plan)
 
-        async def work(assessor: Assessor) -> list[WindowReport]:
-            return await backfill_windows(assessor, windows, plan, settings=settings.assessment, on_report=_log_report)
+        async def work(assessor: Assessor, left: Sequence[Window]) -> list[WindowReport]:
+            return await backfill_windows(assessor, left, plan, settings=settings.assessment, on_report=_log_report)
 
-        return asyncio.run(self._with_assessor(settings, "backfill", work, follows_promotions=False))
+        return asyncio.run(self._with_assessor(settings, "backfill", windows, work, follows_promotions=False))
 
     def estimate(self, windows: Sequence[Window], plan: BackfillPlan) -> Estimate:
         """What the backfill would take; see `ledger.backfills.estimate`."""
@@ -205,23 +205,25 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
         self,
         settings: Settings,
         service: str,
-        work: Callable[[Assessor], Awaitable[list[WindowReport]]],
+        windows: Sequence[Window],
+        work: Callable[[Assessor, Sequence[Window]], Awaitable[list[WindowReport]]],
         *,
         follows_promotions: bool = True,
     ) -> list[WindowReport]:
-        async with (
-            self.key_pool.opened(self.database.engine) as pool,
-            open_assessor(
-                settings,
-                service=service,
-                engine=self.database.engine,
-                store=self.object_store.store,
-                pool=pool,
-                producer=self.kafka.sender,
-                follows_promotions=follows_promotions,
-            ) as assessor,
-        ):
-            return await work(assessor)
+        async with self.key_pool.opened(self.database.engine) as pool:
+
+            def opened() -> AbstractAsyncContextManager[Assessor]:
+                return open_assessor(
+                    settings,
+                    service=service,
+                    engine=self.database.engine,
+                    store=self.object_store.store,
+                    pool=pool,
+                    producer=self.kafka.sender,
+                    follows_promotions=follows_promotions,
+                )
+
+            return await by_living_workers(opened, windows, work)
 
 
 class EvaluatorResource(dg.ConfigurableResource["EvaluatorResource"]):

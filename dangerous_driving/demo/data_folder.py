@@ -42,6 +42,7 @@ class DataFolder:
         self.settings_file = self.path / "settings.yaml"
         self.keys_file = self.path / "api_keys.yaml"
         self.broker_file = self.path / "broker.address"
+        self.targets = self.path / "targets"
         self._lock: IO[str] | None = None
 
     def check(self) -> None:

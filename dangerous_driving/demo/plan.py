@@ -108,8 +108,8 @@ def make(
         "realtime": settings.realtime.model_copy(
             update={"port": realtime_port, "open_access": True, "demo_banner": True}
         ),
-        # every part has one: any free port each
-        "observability": settings.observability.model_copy(update={"port": 0}),
+        # every part has one: any free port each, told in a folder that Prometheus can watch
+        "observability": settings.observability.model_copy(update={"port": 0, "targets_folder": folder.targets}),
     }
     if simulated:
         changed["llm"] = settings.llm.model_copy(

@@ -55,7 +55,7 @@ LOOK_SECONDS = 2.0  # between looks at the ledger
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 #: In the order of the flow.
-SERVICES = ("detect", "tasks", "assess", "alerts", "realtime")
+SERVICES = ("detect", "tasks", "assess", "alerts", "realtime", "exporter")
 #: These speak to the broker, and start anew when it does, since its address changes.
 ON_BROKER = SERVICES
 

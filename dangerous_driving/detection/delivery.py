@@ -26,8 +26,8 @@ from dangerous_driving.observability.metrics import (
     DETECTIONS_UNPUBLISHED,
     FRAMES_DETECTED,
     FRAMES_SKIPPED,
-    STAGE_SECONDS,
 )
+from dangerous_driving.observability.stages import frame_detected
 from dangerous_driving.settings import DetectionSettings
 
 log = structlog.get_logger(__name__)
@@ -254,7 +254,7 @@ class ResultDelivery:
         if error is None:
             self._answered_at = self._clock()
             self._way.worked()
-            STAGE_SECONDS.labels(stage="detected").observe((self._now() - result.timestamp).total_seconds())
+            frame_detected(result, known_after=result.metadata.detection_latency or 0.0, at=self._now())
         elif self._spool is not None:
             self._way.failed(sent.attempt, "broker", error)
         else:

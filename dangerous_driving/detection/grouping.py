@@ -15,6 +15,13 @@ MOTOR_VEHICLES = frozenset({"car", "bus", "truck"})
 #: at most 0.46.
 DOUBLE_IOU = 0.75
 
+#: Share of the smaller box inside the larger one, and its size as a share of the larger one's, from which two boxes of
+#: motor vehicles are one vehicle, found whole and in part. Of 262 overlapping pairs that the simulated scenes' weights
+#: found in 128 pictures this names 19 of 53 doubles (`DOUBLE_IOU` alone 11) and none of 209 pairs of two vehicles; on the
+#: road pictures it named 5 more, all doubles. A small box within a large one is often a far vehicle before a near one.
+DOUBLE_INSIDE = 0.85
+DOUBLE_SIZE = 0.25
+
 Boxes = NDArray[np.float64]
 """n x 4: x1, y1, x2, y2 in pixels of the frame."""
 
@@ -43,7 +50,10 @@ def without_doubles(boxes: Boxes, class_names: Sequence[str]) -> list[int]:
     vehicles = [index for index, name in enumerate(class_names) if name in MOTOR_VEHICLES]
     first, second, shared = overlapping(boxes[vehicles])
     sizes = areas(boxes[vehicles])
-    same = shared > DOUBLE_IOU * (sizes[first] + sizes[second] - shared)
+    smaller, larger = np.minimum(sizes[first], sizes[second]), np.maximum(sizes[first], sizes[second])
+    same = (shared > DOUBLE_IOU * (smaller + larger - shared)) | (
+        (shared > DOUBLE_INSIDE * smaller) & (smaller > DOUBLE_SIZE * larger)
+    )
     dropped: set[int] = set()
     for one, other in sorted(zip(first[same].tolist(), second[same].tolist(), strict=True)):
         if vehicles[one] not in dropped:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, text, tuple_, update
+import sqlalchemy
+from sqlalchemy import Connection, Engine, Table, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import LIVE_RUN
@@ -72,41 +73,59 @@ COLUMNS = tuple(AssessmentRecord.__dataclass_fields__)
 
 
 def start_call(
-    engine: Engine, claim: Claim, *, run: str, lane: str, key_hash: str, model: str, prompt_version: str
+    engine: Engine,
+    claim: Claim,
+    *,
+    run: str,
+    lane: str,
+    key_hash: str,
+    model: str,
+    prompt_version: str,
+    shared_with: Sequence[Claim] = (),
 ) -> str:
     """Write the call's row before the request leaves; returns its id, ``TASKID_callN``.
 
+    Args:
+        engine: of the ledger.
+        claim: on the task that the row stands under.
+        run: live; a backfill's claim brings its own.
+        lane: whose quota it is.
+        key_hash: of the key it goes out on.
+        model: that is asked.
+        prompt_version: that it is asked with.
+        shared_with: live claims on other tasks of the same frame that the request asks about too.
+
     Raises:
-        StaleClaimError: the task was handed to another worker: do not send the request.
+        StaleClaimError: one of the tasks was handed to another worker: do not send the request.
     """
     task = claim.task
     live = claim.run == LIVE_RUN
     with transaction(engine) as connection:
         number = connection.scalar(
-            update(AssessmentTask)
-            .where(*(_held(claim) if live else _of(claim)))
-            .values(calls=AssessmentTask.calls + 1)
-            .returning(AssessmentTask.calls)
+            _COUNT_CALL if live else _COUNT_BACKFILL_CALL,
+            {"at": task.timestamp, "id": task.task_id} | ({"token": claim.token} if live else {}),
         )
         if number is None or not (live or _holds_backfill(connection, claim)):
             raise StaleClaimError(f"task {task.task_id} was handed to another worker")  # rolls the count back
+        if shared_with and _count_held(connection, shared_with) < len(shared_with):
+            raise StaleClaimError(f"a task that shares a call with {task.task_id} was handed to another worker")
         call_id = f"{task.task_id}_call{number}"
         connection.execute(
-            insert(LlmCall).values(
-                captured_at=task.timestamp,
-                call_id=call_id,
-                task_id=task.task_id,
-                camera_id=task.camera_id,
-                call_number=number,
-                run=run if live else claim.run,
-                lane=lane,
-                worker=claim.worker,
-                key_hash=key_hash,
-                model=model,
-                prompt_version=prompt_version,
-                status="started",
-                started_at=func.clock_timestamp(),
-            )
+            _START_CALL,
+            {
+                "captured_at": task.timestamp,
+                "call_id": call_id,
+                "task_id": task.task_id,
+                "shared_with": [other.task.task_id for other in shared_with],
+                "camera_id": task.camera_id,
+                "call_number": number,
+                "run": run if live else claim.run,
+                "lane": lane,
+                "worker": claim.worker,
+                "key_hash": key_hash,
+                "model": model,
+                "prompt_version": prompt_version,
+            },
         )
     return call_id
 
@@ -118,20 +137,7 @@ def finish_call(engine: Engine, captured_at: datetime, call_id: str, outcome: Ca
 
 
 def _finish_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
-    connection.execute(
-        update(LlmCall)
-        .where(LlmCall.captured_at == captured_at, LlmCall.call_id == call_id)
-        .values(
-            status=outcome.status,
-            http_status=outcome.http_status,
-            first_token_at=outcome.first_token_at,
-            finished_at=func.clock_timestamp(),
-            input_tokens=outcome.input_tokens,
-            output_tokens=outcome.output_tokens,
-            cost=outcome.cost,
-            error=outcome.error,
-        )
-    )
+    connection.execute(_FINISH_CALL, {"at": captured_at, "id": call_id} | vars(outcome))
 
 
 def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: CallOutcome | None) -> None:
@@ -153,42 +159,95 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
     with transaction(engine) as connection:
         if outcome is not None:
             _finish_call(connection, record.captured_at, record.call_id, outcome)
-        held = connection.scalar(
-            update(AssessmentTask)
-            .where(*_held(claim))
-            .values(
-                state="assessed",
-                lane=record.lane,
-                reason="",
-                claim_worker=None,
-                failure_code=None,
-                failure_message=None,
-                failure_raw=None,
-                updated_at=func.now(),
-            )
-            .returning(AssessmentTask.task_id)
-        )
-        if held is not None:
-            # an answer of a backfill that was made the current one gives way: this one was asked for
-            connection.execute(
-                update(RiskAssessment)
-                .where(
-                    RiskAssessment.captured_at == record.captured_at,
-                    RiskAssessment.task_id == record.task_id,
-                    RiskAssessment.run != record.run,
-                    RiskAssessment.is_current,
-                )
-                .values(is_current=False)
-            )
-            statement = insert(RiskAssessment).values(values)
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["captured_at", "task_id", "run"],
-                    set_={name: statement.excluded[name] for name in (*COLUMNS, "is_current")} | {"published_at": None},
-                )
-            )
-    if held is None:
+        held = _keep(connection, claim, values)
+    if not held:
         raise StaleClaimError(f"task {record.task_id} was handed to another worker: its answer is not kept")
+
+
+def complete_shared(
+    engine: Engine, answered: Sequence[tuple[Claim, AssessmentRecord]], outcome: CallOutcome
+) -> list[AssessmentRecord]:
+    """Keep the answers that one call brought, each under its own claim's fencing token, and complete the call.
+
+    Args:
+        engine: of the ledger.
+        answered: live claims on tasks of one frame, with their answers; at least one.
+        outcome: of the call.
+
+    Returns:
+        The answers that were kept: not those whose tasks other workers hold meanwhile.
+    """
+    kept = []
+    with transaction(engine) as connection:
+        first = answered[0][1]
+        _finish_call(connection, first.captured_at, first.call_id, outcome)
+        # in the order of their ids, as everybody locks tasks
+        for claim, record in sorted(answered, key=lambda item: item[1].task_id):
+            values = {name: getattr(record, name) for name in COLUMNS} | {"is_current": True}
+            if _keep(connection, claim, values):
+                kept.append(record)
+    return kept
+
+
+def _keep(connection: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+    """The live answer to a task, if the claim still holds it."""
+    task = {"at": claim.task.timestamp, "id": claim.task.task_id}
+    held = connection.scalar(_ASSESSED, task | {"token": claim.token, "by_lane": values["lane"]})
+    if held is None:
+        return False
+    connection.execute(_GIVE_WAY, task | {"by_run": values["run"]})
+    connection.execute(_KEEP, values)
+    return True
+
+
+# Built once: a statement that is built anew for each answer costs more processor time than running it.
+_TASK: Table = AssessmentTask.__table__  # type: ignore[assignment]  # tables of declarative classes are such
+_ANSWER: Table = RiskAssessment.__table__  # type: ignore[assignment]
+_CALL: Table = LlmCall.__table__  # type: ignore[assignment]
+
+_THIS_TASK = (_TASK.c.captured_at == bindparam("at"), _TASK.c.task_id == bindparam("id"))
+_HELD = (*_THIS_TASK, _TASK.c.claim_token == bindparam("token"), _TASK.c.state == "claimed")
+_COUNT_BACKFILL_CALL = update(_TASK).where(*_THIS_TASK).values(calls=_TASK.c.calls + 1).returning(_TASK.c.calls)
+_COUNT_CALL = update(_TASK).where(*_HELD).values(calls=_TASK.c.calls + 1).returning(_TASK.c.calls)
+_START_CALL = sqlalchemy.insert(_CALL).values(status="started", started_at=func.clock_timestamp())
+_FINISH_CALL = (
+    update(_CALL)
+    .where(_CALL.c.captured_at == bindparam("at"), _CALL.c.call_id == bindparam("id"))
+    .values(finished_at=func.clock_timestamp())
+)
+_ASSESSED = (
+    update(_TASK)
+    .where(*_HELD)
+    .values(
+        state="assessed",
+        lane=bindparam("by_lane"),
+        reason="",
+        claim_worker=None,
+        failure_code=None,
+        failure_message=None,
+        failure_raw=None,
+        updated_at=func.now(),
+    )
+    .returning(_TASK.c.task_id)
+)
+#: An answer of a backfill that was made the current one gives way: this one was asked for.
+_GIVE_WAY = (
+    update(_ANSWER)
+    .where(
+        _ANSWER.c.captured_at == bindparam("at"),
+        _ANSWER.c.task_id == bindparam("id"),
+        _ANSWER.c.run != bindparam("by_run"),
+        _ANSWER.c.is_current,
+    )
+    .values(is_current=False)
+)
+_KEPT = (*COLUMNS, "is_current")
+# as text: SQLAlchemy compiles PostgreSQL's own INSERT anew each time it is run
+_KEEP = text(f"""
+INSERT INTO risk_assessment ({", ".join(_KEPT)}) VALUES ({", ".join(f":{name}" for name in _KEPT)})
+ON CONFLICT (captured_at, task_id, run) DO UPDATE
+SET {", ".join(f"{name} = excluded.{name}" for name in _KEPT)}, published_at = NULL
+""").bindparams(*(bindparam(name, type_=_ANSWER.c[name].type) for name in _KEPT))  # noqa: S608  # names of columns
 
 
 def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | None = None) -> bool:
@@ -264,10 +323,6 @@ def _held_backfill(claim: Claim) -> tuple[Any, ...]:
     )
 
 
-def _of(claim: Claim) -> tuple[Any, ...]:
-    return AssessmentTask.captured_at == claim.task.timestamp, AssessmentTask.task_id == claim.task.task_id
-
-
 def _held(claim: Claim) -> tuple[Any, ...]:
     return (
         AssessmentTask.captured_at == claim.task.timestamp,
@@ -275,6 +330,19 @@ def _held(claim: Claim) -> tuple[Any, ...]:
         AssessmentTask.claim_token == claim.token,
         AssessmentTask.state == "claimed",
     )
+
+
+def _count_held(connection: Connection, claims: Sequence[Claim]) -> int:
+    keys = [(claim.task.timestamp, claim.task.task_id, claim.token) for claim in claims]
+    statement = (
+        select(func.count())
+        .select_from(AssessmentTask)
+        .where(
+            tuple_(AssessmentTask.captured_at, AssessmentTask.task_id, AssessmentTask.claim_token).in_(keys),
+            AssessmentTask.state == "claimed",
+        )
+    )
+    return connection.scalar(statement) or 0
 
 
 def unpublished(engine: Engine, *, older_than: float, limit: int) -> list[AssessmentRecord]:

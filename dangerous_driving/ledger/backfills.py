@@ -100,7 +100,8 @@ def claim_backfill(
 ) -> list[Claim]:
     """Claim groups of the window that have no answer of this backfill, also those that a dead worker held.
 
-    ``share``: of the groups, chosen by a hash of their id (:func:`~dangerous_driving.assessment.shadow.is_sampled`).
+    And those of this very worker, as :func:`~dangerous_driving.ledger.claims.claim_window` does. ``share``: of the groups,
+    chosen by a hash of their id (:func:`~dangerous_driving.assessment.shadow.is_sampled`).
     """
     parameters = _parameters(window, share) | {
         "run": run, "worker": worker, "limit": limit, "max_attempts": max_attempts,
@@ -176,7 +177,8 @@ def estimate(
 ) -> Estimate:
     """What is left to ask in these windows, and what a call costs by the last ones of this model.
 
-    Calls with the same prompt version count alone where there are any: a longer prompt costs more.
+    Calls with the same prompt version count alone where there are any: a longer prompt costs more. A backfill shares no calls,
+    so those that were shared do not count.
     """
     parameters = {
         "run": run,
@@ -221,8 +223,8 @@ WITH chosen AS (
     LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND b.task_id = t.task_id
     WHERE {_TASKS}
       AND (b.task_id IS NULL OR b.state = 'pending' OR (b.state = 'failed' AND b.attempts < :max_attempts)
-           OR (b.state = 'claimed' AND NOT EXISTS (
-                SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)))
+           OR (b.state = 'claimed' AND (b.worker = :worker OR NOT EXISTS (
+                SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL))))
     ORDER BY t.priority DESC, t.captured_at DESC LIMIT :limit
 ), claimed AS (
     INSERT INTO backfill_task AS b (run, captured_at, task_id, camera_id, state, worker)
@@ -230,8 +232,8 @@ WITH chosen AS (
     ON CONFLICT (run, captured_at, task_id) DO UPDATE
         SET state = 'claimed', worker = :worker, failure_code = NULL, failure_message = NULL, updated_at = now()
         -- asked again under the row's lock: of two runs at a time, one gets it
-        WHERE b.state IN ('pending', 'failed') OR (b.state = 'claimed' AND NOT EXISTS (
-            SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL))
+        WHERE b.state IN ('pending', 'failed') OR (b.state = 'claimed' AND (b.worker = :worker OR NOT EXISTS (
+            SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)))
     RETURNING captured_at, task_id
 )
 SELECT t.* FROM assessment_task t JOIN claimed c ON c.captured_at = t.captured_at AND c.task_id = t.task_id
@@ -297,7 +299,7 @@ LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND 
 _COST_PER_CALL = """
 WITH recent AS (
     SELECT prompt_version, cost FROM llm_call
-    WHERE model = :model AND status = 'ok' AND cost IS NOT NULL ORDER BY started_at DESC LIMIT :limit
+    WHERE model = :model AND status = 'ok' AND cost IS NOT NULL AND shared_with = '{}' ORDER BY started_at DESC LIMIT :limit
 )
 SELECT coalesce(avg(cost) FILTER (WHERE prompt_version = :prompt), avg(cost)) FROM recent
 """

@@ -17,9 +17,16 @@ from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import LIVE_RUN, DetectedObject, GroupMetadata, Lane
 from dangerous_driving.contracts import AssessmentTask as TaskMessage
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.frames import in_key_order, insert_tasks, task_row
+from dangerous_driving.ledger.frames import (
+    TASK_COLUMNS,
+    TASK_MESSAGES,
+    TASK_VALUES,
+    as_json_list,
+    in_key_order,
+    insert_tasks,
+)
 from dangerous_driving.ledger.schema import Partitions
-from dangerous_driving.ledger.tables import AssessmentTask, BackfillTask, Worker, claim_token_sequence
+from dangerous_driving.ledger.tables import AssessmentTask, BackfillTask, Worker
 from dangerous_driving.ledger.windows import touch_windows
 
 
@@ -36,11 +43,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found of dead workers."""
+    """What a sweep found of dead workers. ``to_backfills``: groups that a backfill's next run takes up."""
 
     workers: int = 0
     to_realtime: int = 0
     to_window: int = 0
+    to_backfills: int = 0
     calls_lost: int = 0
 
 
@@ -91,36 +99,7 @@ def claim_tasks(
         claims: list[Claim] = []
         if admitted:
             ordered = in_key_order(admitted)
-            statement = insert(AssessmentTask).values(
-                [
-                    {
-                        **task_row(task),
-                        "state": "claimed",
-                        "lane": Lane.REALTIME.value,
-                        "reason": "claimed by a scheduler",
-                        "claim_worker": worker,
-                        "claim_token": claim_token_sequence.next_value(),
-                        "claimed_at": func.now(),
-                    }
-                    for task in ordered
-                ]
-            )
-            columns = ("state", "lane", "reason", "claim_worker", "claim_token", "claimed_at")
-            rows = connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["captured_at", "task_id"],
-                    set_={name: statement.excluded[name] for name in columns} | {"updated_at": func.now()},
-                    where=AssessmentTask.state == "pending",
-                ).returning(
-                    AssessmentTask.task_id,
-                    AssessmentTask.claim_token,
-                    AssessmentTask.attempts,
-                    AssessmentTask.camera_id,
-                    AssessmentTask.captured_at,
-                    # rows of this transaction carry its time, older ones do not
-                    (AssessmentTask.created_at == func.now()).label("is_new"),
-                )
-            ).all()
+            rows = connection.execute(_CLAIM_TASKS, {"tasks": as_json_list(ordered), "worker": worker}).all()
             by_id = {task.task_id: task for task in ordered}
             claims = [Claim(by_id[row.task_id], row.claim_token, worker, row.attempts) for row in rows]
             new |= {(row.camera_id, row.captured_at) for row in rows if row.is_new}
@@ -139,6 +118,20 @@ def claim_tasks(
     return claims
 
 
+# The rows of the messages as in `insert_tasks`; those of this transaction carry its time, older ones do not.
+_CLAIM_TASKS = text(f"""
+INSERT INTO assessment_task AS t ({TASK_COLUMNS}, state, lane, reason, claim_worker, claim_token, claimed_at)
+SELECT {TASK_VALUES}, 'claimed', '{Lane.REALTIME.value}', 'claimed by a scheduler', :worker, nextval('claim_token_seq'), now()
+FROM {TASK_MESSAGES}
+ORDER BY "timestamp", "taskId"
+ON CONFLICT (captured_at, task_id) DO UPDATE
+SET (state, lane, reason, claim_worker, claim_token, claimed_at, updated_at)
+  = (excluded.state, excluded.lane, excluded.reason, excluded.claim_worker, excluded.claim_token, excluded.claimed_at, now())
+WHERE t.state = 'pending'
+RETURNING task_id, claim_token, attempts, camera_id, captured_at, created_at = now() AS is_new
+""")  # noqa: S608  # constants
+
+
 def claim_pending_realtime(engine: Engine, worker: int, *, captured_after: datetime, limit: int) -> list[Claim]:
     """Claim what waits in the realtime lane and is still fresh: handed back by a sweep, or never seen on the topic."""
     return _claim(
@@ -151,12 +144,17 @@ def claim_pending_realtime(engine: Engine, worker: int, *, captured_after: datet
 
 
 def claim_window(engine: Engine, worker: int, window: Window, *, max_attempts: int, limit: int) -> list[Claim]:
-    """Claim the window's tasks that have no answer: pending in any lane, or failed fewer than `max_attempts` times."""
+    """Claim the window's tasks that have no answer: pending in any lane, or failed fewer than `max_attempts` times.
+
+    Also what this very worker holds: a run claims only when nothing of the window is under way in it, so such a claim was
+    lost with the connection that made it, and nobody else would ever take it up while the worker lives.
+    """
     return _claim(
         engine,
         worker,
         "camera_id = :camera AND captured_at >= :start AND captured_at < :end "
-        "AND (state = 'pending' OR (state = 'failed' AND attempts < :max_attempts))",
+        "AND (state = 'pending' OR (state = 'failed' AND attempts < :max_attempts) "
+        "OR (state = 'claimed' AND claim_worker = :worker))",
         {"camera": window.camera_id, "start": window.start, "end": window.end, "max_attempts": max_attempts},
         limit,
         lane=Lane.WINDOW,
@@ -273,11 +271,13 @@ def sweep(engine: Engine, *, worker_timeout: float, captured_after: datetime) ->
         dead = connection.scalars(text(_GIVE_UP), {"timeout": worker_timeout}).all()
         # also what ended workers left behind, and claims of workers that are not known at all
         lanes = connection.scalars(text(_HAND_BACK), {"after": captured_after}).all()
+        backfills = connection.execute(text(_HAND_BACK_BACKFILLS)).rowcount
         lost = connection.execute(text(_MARK_LOST)).rowcount
     return Swept(
         workers=len(dead),
         to_realtime=sum(lane == Lane.REALTIME for lane in lanes),
         to_window=sum(lane == Lane.WINDOW for lane in lanes),
+        to_backfills=backfills,
         calls_lost=lost,
     )
 
@@ -296,6 +296,11 @@ SET state = 'pending', claim_worker = NULL, claimed_at = NULL, updated_at = now(
 WHERE t.state = 'claimed'
   AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = t.claim_worker AND w.stopped_at IS NULL)
 RETURNING t.lane
+"""
+
+_HAND_BACK_BACKFILLS = """
+UPDATE backfill_task AS b SET state = 'pending', updated_at = now()
+WHERE b.state = 'claimed' AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)
 """
 
 _MARK_LOST = """

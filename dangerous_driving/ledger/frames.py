@@ -66,7 +66,7 @@ def insert_tasks(
         inserted = connection.execute(
             _INSERT_TASKS,
             {
-                "tasks": _as_json_list(map(_task_json, tasks[start : start + TASKS_PER_STATEMENT])),
+                "tasks": as_json_list(tasks[start : start + TASKS_PER_STATEMENT]),
                 "lane": lane.value,
                 "reason": reason,
             },
@@ -96,19 +96,28 @@ ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
 """)
 
-_INSERT_TASKS = text("""
-INSERT INTO assessment_task (captured_at, task_id, message_id, camera_id, group_index, group_image_url, group_bbox,
-                             classes, object_count, detected_objects, priority, state, lane, reason)
-SELECT "timestamp", "taskId", "requestId", "cameraId", "groupIndex", "groupImageUrl", "groupMetadata" -> 'bbox',
-       ARRAY(SELECT jsonb_array_elements_text("groupMetadata" -> 'classes')),
-       ("groupMetadata" ->> 'objectCount')::int, "detectedObjects", priority, 'pending', :lane, :reason
-FROM json_to_recordset(CAST(:tasks AS json)) AS message(
+#: What a task's row takes from its message, the values of these columns, and the messages as rows.
+TASK_COLUMNS = """captured_at, task_id, message_id, camera_id, group_index, group_image_url, group_bbox, classes, object_count,
+    detected_objects, priority"""
+TASK_VALUES = """"timestamp", "taskId", "requestId", "cameraId", "groupIndex", "groupImageUrl", "groupMetadata" -> 'bbox',
+    ARRAY(SELECT jsonb_array_elements_text("groupMetadata" -> 'classes')), ("groupMetadata" ->> 'objectCount')::int,
+    "detectedObjects", priority"""
+TASK_MESSAGES = """json_to_recordset(CAST(:tasks AS json)) AS message(
     "timestamp" timestamptz, "taskId" text, "requestId" text, "cameraId" text, "groupIndex" int, "groupImageUrl" text,
-    "detectedObjects" jsonb, "groupMetadata" jsonb, priority float8)
+    "detectedObjects" jsonb, "groupMetadata" jsonb, priority float8)"""
+
+_INSERT_TASKS = text(f"""
+INSERT INTO assessment_task ({TASK_COLUMNS}, state, lane, reason)
+SELECT {TASK_VALUES}, 'pending', :lane, :reason FROM {TASK_MESSAGES}
 ORDER BY "timestamp", "taskId"
 ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
-""")
+""")  # noqa: S608  # constants
+
+
+def as_json_list(tasks: Iterable[TaskMessage]) -> str:
+    """The messages of tasks as one parameter, without their pictures in base64."""
+    return _as_json_list(task.model_dump_json(by_alias=True, exclude={"group_image_base64"}) for task in tasks)
 
 
 def _as_json_list(messages: Iterable[str]) -> str:
@@ -119,28 +128,7 @@ def _frame_json(result: DetectionResult) -> str:
     return result.model_dump_json(by_alias=True, exclude=_FRAME_PICTURES)
 
 
-def _task_json(task: TaskMessage) -> str:
-    return task.model_dump_json(by_alias=True, exclude={"group_image_base64"})
-
-
 _FRAME_PICTURES: Any = {"traffic_groups": {"__all__": {"group_image_base64"}}}
-
-
-def task_row(task: TaskMessage) -> dict[str, Any]:
-    """The columns of a task that come from its message."""
-    return {
-        "captured_at": task.timestamp,
-        "task_id": task.task_id,
-        "message_id": task.request_id,
-        "camera_id": task.camera_id,
-        "group_index": task.group_index,
-        "group_image_url": task.group_image_url,
-        "group_bbox": list(task.group_metadata.bbox),
-        "classes": list(task.group_metadata.classes),
-        "object_count": task.group_metadata.object_count,
-        "detected_objects": [item.model_dump(mode="json", by_alias=True) for item in task.detected_objects],
-        "priority": task.priority,
-    }
 
 
 def known_frames(engine: Engine, camera_id: str, day: date) -> set[str]:

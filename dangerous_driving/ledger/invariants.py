@@ -91,16 +91,58 @@ RULES: dict[str, str] = {
         WHERE t.captured_at >= :since AND t.captured_at < :until AND NOT EXISTS (
             SELECT 1 FROM llm_call c WHERE c.captured_at = t.captured_at AND c.call_id = t.task_id || '_call' || n)
     """,
-    "every call belongs to a task": """
-        SELECT c.call_id, 'there is no task ' || c.task_id FROM llm_call c
+    "every call belongs to a task or to a case of the evaluation": """
+        SELECT c.call_id, 'there is no task or case ' || c.task_id FROM llm_call c
         WHERE c.captured_at >= :since AND c.captured_at < :until AND NOT EXISTS (
             SELECT 1 FROM assessment_task t WHERE t.captured_at = c.captured_at AND t.task_id = c.task_id)
+          AND NOT EXISTS (SELECT 1 FROM evaluation_case e WHERE e.case_id = c.task_id)
+    """,
+    "every task that shares a call is there, and so is the call that its assessment names": """
+        SELECT c.call_id, 'it is shared with ' || shared || ', which is no task of the frame' FROM llm_call c, unnest(c.shared_with) AS shared
+        WHERE c.captured_at >= :since AND c.captured_at < :until AND NOT EXISTS (
+            SELECT 1 FROM assessment_task t WHERE t.captured_at = c.captured_at AND t.task_id = shared)
+        UNION ALL
+        SELECT r.task_id, 'its call ' || r.call_id || ' does not name it' FROM risk_assessment r
+        JOIN llm_call c ON c.captured_at = r.captured_at AND c.call_id = r.call_id
+        WHERE r.captured_at >= :since AND r.captured_at < :until AND r.reused_from IS NULL
+          AND c.task_id <> r.task_id AND NOT r.task_id = ANY(c.shared_with)
     """,
     "every call under way has a living worker": """
         SELECT c.call_id, 'started, but worker ' || c.worker || ' is gone and the call is not marked as lost'
         FROM llm_call c
         WHERE c.captured_at >= :since AND c.captured_at < :until AND c.status = 'started'
           AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = c.worker AND w.stopped_at IS NULL)
+    """,
+    "every group of a backfill is a task, and its backfill is known": """
+        SELECT b.run || ' ' || b.task_id, 'there is no such task' FROM backfill_task b
+        WHERE b.captured_at >= :since AND b.captured_at < :until AND NOT EXISTS (
+            SELECT 1 FROM assessment_task t WHERE t.captured_at = b.captured_at AND t.task_id = b.task_id)
+        UNION ALL
+        SELECT DISTINCT b.run, 'groups of this backfill, but no row in backfill' FROM backfill_task b
+        WHERE b.captured_at >= :since AND b.captured_at < :until
+          AND NOT EXISTS (SELECT 1 FROM backfill k WHERE k.run = b.run)
+    """,
+    "every claimed group of a backfill is held by a worker": """
+        SELECT b.run || ' ' || b.task_id, 'claimed by worker ' || b.worker || ', which is not known or has stopped'
+        FROM backfill_task b
+        WHERE b.captured_at >= :since AND b.captured_at < :until AND b.state = 'claimed'
+          AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = b.worker AND w.stopped_at IS NULL)
+    """,
+    "every assessed group of a backfill has its answer": """
+        SELECT b.run || ' ' || b.task_id, 'state assessed, but the backfill has no answer to it' FROM backfill_task b
+        WHERE b.captured_at >= :since AND b.captured_at < :until AND b.state = 'assessed' AND NOT EXISTS (
+            SELECT 1 FROM risk_assessment r
+            WHERE r.captured_at = b.captured_at AND r.task_id = b.task_id AND r.run = b.run)
+    """,
+    "every answer of a backfill is to a group that it assessed, with its prompt": """
+        SELECT r.run || ' ' || r.task_id, CASE WHEN r.prompt_version <> k.prompt_version
+            THEN 'an answer to prompt ' || r.prompt_version || ' in a backfill with ' || k.prompt_version
+            ELSE 'an answer, but the group is ' || coalesce(b.state, 'not there') END
+        FROM risk_assessment r
+        JOIN backfill k ON k.run = r.run
+        LEFT JOIN backfill_task b ON b.run = r.run AND b.captured_at = r.captured_at AND b.task_id = r.task_id
+        WHERE r.captured_at >= :since AND r.captured_at < :until
+          AND (b.state IS DISTINCT FROM 'assessed' OR r.prompt_version <> k.prompt_version)
     """,
     "every key that was used is known": """
         SELECT DISTINCT c.key_hash, 'calls with this key, but no row in api_key' FROM llm_call c
@@ -161,6 +203,7 @@ COUNTS: dict[str, str] = {
     "tasks": "SELECT state, count(*) FROM assessment_task WHERE captured_at >= :since GROUP BY 1 ORDER BY 1",
     "assessments": "SELECT risk_level, count(*) FROM risk_assessment WHERE captured_at >= :since AND is_current GROUP BY 1 ORDER BY 1",
     "calls": "SELECT status, count(*) FROM llm_call WHERE captured_at >= :since GROUP BY 1 ORDER BY 1",
+    "backfill groups": "SELECT state, count(*) FROM backfill_task WHERE captured_at >= :since GROUP BY 1 ORDER BY 1",
     "alerts": "SELECT state, count(*) FROM alert WHERE opened_at >= :since GROUP BY 1 ORDER BY 1",
     "notifications": "SELECT state, count(*) FROM notification WHERE created_at >= :since GROUP BY 1 ORDER BY 1",
     "windows": (

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -22,6 +23,7 @@ from dangerous_driving.messaging.dead_letter import dead_letter
 from dangerous_driving.messaging.producer import Delivery, Producer
 from dangerous_driving.messaging.topics import MAX_DEAD_LETTER_BYTES, Topic, describe
 from dangerous_driving.messaging.watermark import LowWaterMark
+from dangerous_driving.observability import tracing
 from dangerous_driving.observability.metrics import KAFKA_CONSUMED, KAFKA_DEAD_LETTERED
 from dangerous_driving.settings import KafkaSettings
 
@@ -104,6 +106,8 @@ class Consumer(Generic[MessageT]):
         self._lock = threading.Lock()
         self._marks: dict[TopicPartition, LowWaterMark] = {}  # what was handed out, and what is done of it
         self._to_commit: dict[TopicPartition, int] = {}  # what the service is done with and the broker does not know
+        for topic in self._topics:  # from 0 on, so that the first one is a rise
+            KAFKA_DEAD_LETTERED.labels(topic=topic.value)
         partitions = self._partitions()
         with opening(kafka, self._group) as options:
             self._client = KafkaConsumer(**options, **self._options())
@@ -247,6 +251,7 @@ class Consumer(Generic[MessageT]):
     def _read(self, records: Iterable[Any]) -> list[Received[MessageT]]:
         received: list[Received[MessageT]] = []
         set_aside: list[Delivery] = []
+        tracer = tracing.current()
         for record in records:
             topic = Topic(record.topic)
             value = record.value or b""
@@ -265,6 +270,8 @@ class Consumer(Generic[MessageT]):
                     )
             else:
                 received.append(Received(topic, record.partition, record.offset, key, message, value))
+                if tracer is not None:
+                    tracer.received(message, record.headers, datetime.now(UTC))
         for delivery in set_aside:
             delivery.result()
         return received

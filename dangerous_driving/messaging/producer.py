@@ -24,6 +24,7 @@ from dangerous_driving.messaging.connection import (
     opening,
 )
 from dangerous_driving.messaging.topics import MAX_DEAD_LETTER_BYTES, Topic
+from dangerous_driving.observability import tracing
 from dangerous_driving.observability.metrics import KAFKA_PRODUCED
 from dangerous_driving.settings import KafkaSettings
 
@@ -115,9 +116,13 @@ class Producer:
         Raises:
             BrokerError: the topic is unknown, or too many messages wait for the broker.
         """
-        return self.send_bytes(topic, message.to_json(), key.encode())
+        tracer = tracing.current()
+        headers = None if tracer is None else tracer.headers(message)
+        return self.send_bytes(topic, message.to_json(), key.encode(), headers)
 
-    def send_bytes(self, topic: Topic, value: bytes, key: bytes | None) -> Delivery:
+    def send_bytes(
+        self, topic: Topic, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]] | None = None
+    ) -> Delivery:
         """The same for bytes that are a message already."""
         with self._state:
             if self._closed:
@@ -130,7 +135,7 @@ class Producer:
             self._unacknowledged += 1
         try:
             with broker_errors(self._kafka, f"cannot send to topic {topic}"):
-                future = self._client.send(topic.value, value=value, key=key)
+                future = self._client.send(topic.value, value=value, key=key, headers=headers)
         except BrokerError as error:
             self._ended(topic, error)
             raise

@@ -1,14 +1,54 @@
-"""Every metric of the platform, in one place; names are those of DESIGN section 10, label sets are bounded."""
+"""Every metric of the platform, in one place; label sets are bounded. ``docs/metrics.md`` tells them to people.
+
+Each service is one process and tells its own; the sum over instances is the platform's. What no process that lives long
+enough to be asked can tell (window runs under Dagster, the queue of record, a group whose members are dead) is told by
+the service `exporter`, from the ledger and the brokers.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.openmetrics import exposition as openmetrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and bucket, which nobody asks for
+
+#: Characters of names and values together, by the OpenMetrics specification
+EXEMPLAR_LENGTH = 128
+
+
+def exposition(accept: str | None, registry: CollectorRegistry = REGISTRY) -> tuple[bytes, str]:
+    """All metrics of this process as an answer to a scrape, and its content type.
+
+    Prometheus asks for OpenMetrics, which alone has exemplars: the id of a task in each bucket of a histogram.
+    """
+    if "application/openmetrics-text" in (accept or ""):
+        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def exemplar(name: str, value: str | None) -> dict[str, str] | None:
+    """What a histogram's bucket remembers of its newest observation; None where it would be too long."""
+    return {name: value} if value and len(name) + len(value) <= EXEMPLAR_LENGTH else None
+
 
 #: s; from a frame's capture to a browser, so finest around the two seconds that matter
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 10.0, 30.0, 60.0)
 
 STAGE_SECONDS = Histogram(
-    "capture_to_stage_seconds", "Seconds from capture until a stage was reached", ["stage"], buckets=LATENCY_BUCKETS
+    "capture_to_stage_seconds",
+    "Seconds from capture until a stage was reached (see observability.stages)",
+    ["stage"],
+    buckets=LATENCY_BUCKETS,
 )
 
 # tasks
@@ -96,6 +136,15 @@ def forget_camera(camera_id: str) -> None:
 LLM_CALLS = Counter("llm_calls_total", "Requests to the LLM endpoint by how they ended", ["key_id", "status"])
 ANSWERS_REUSED = Counter("assessment_answers_reused_total", "Tasks that took the answer of a near-identical group")
 CALLS_HEDGED = Counter("llm_calls_hedged_total", "Second calls for a task whose first one was slow")
+CALLS_SHARED = Counter(
+    "llm_calls_saved_by_sharing_total",
+    "Groups that were asked about in a call of another group of their frame",
+    ["lane"],
+)
+LLM_FIRST_TOKEN = Histogram(
+    "llm_first_token_seconds", "Seconds from a request to the first token of its answer", buckets=LATENCY_BUCKETS
+)
+LLM_TOKENS = Counter("llm_tokens_total", "Tokens that the endpoint counted: input, output", ["direction"])
 LLM_LATENCY = Histogram("llm_latency_seconds", "Seconds from a request to its whole answer", buckets=LATENCY_BUCKETS)
 API_KEY_STATUS = Gauge("api_key_status", "1 for the state that a key is in, 0 for the others", ["key_id", "status"])
 API_KEY_USED = Gauge("api_key_used", "Requests on a key within the last second or minute", ["key_id", "window"])
@@ -138,3 +187,26 @@ WEBSOCKET_DROPPED = Counter(
 WEBSOCKET_TOO_SLOW = Counter("websocket_too_slow_total", "Clients disconnected because alerts waited for them")
 WEBSOCKET_REFUSED = Counter("websocket_refused_total", "Connections refused, by reason: rate, full, origin", ["reason"])
 REQUESTS_REFUSED = Counter("http_requests_refused_total", "Requests refused since their address made too many")
+
+# -- the exporter: what the ledger and the brokers know
+
+TASKS_WAITING = Gauge(
+    "ledger_tasks_waiting", "Tasks of the ledger that nobody has claimed, by the lane they wait for", ["lane"]
+)
+TASKS_OLDEST = Gauge(
+    "ledger_oldest_waiting_task_seconds", "Seconds since the capture of the oldest task that waits", ["lane"]
+)
+TASKS_CLAIMED = Gauge("ledger_tasks_claimed", "Tasks of the ledger that a worker has claimed and not ended")
+WINDOWS_DUE = Gauge("windows_due", "Closed windows that no run has completed")
+WINDOW_OVERDUE = Gauge(
+    "window_overdue_seconds", "Seconds since the oldest window closed that no run has completed; 0: there is none"
+)
+WINDOW_LENGTH = Gauge("window_length_seconds", "Length of a window (windows.length)")
+INCIDENTS_OPEN = Gauge("incidents_open", "Incidents that last, by kind", ["kind"])
+API_KEYS = Gauge("api_keys", "Configured keys by the state that all processes have them in", ["status"])
+GROUP_LAG = Gauge(
+    "kafka_group_lag",
+    "Messages of a topic that a group has not committed, also while none of its members lives",
+    ["group", "topic"],
+)
+LOOKS_FAILED = Counter("exporter_looks_failed_total", "Looks that brought nothing, by part: ledger, brokers", ["part"])

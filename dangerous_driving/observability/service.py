@@ -11,10 +11,11 @@ from types import FrameType, TracebackType
 from typing import Self
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from dangerous_driving.errors import ConfigError, DangerousDrivingError
-from dangerous_driving.observability import logging
+from dangerous_driving.observability import logging, tracing
+from dangerous_driving.observability.metrics import exposition
+from dangerous_driving.observability.targets import Target
 from dangerous_driving.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,13 @@ class ServiceProcess:
         self._settings = settings
         self._leash = leash
         self._server = _endpoint(self, settings) if endpoint else None
+        folder = settings.observability.targets_folder
+        self._target = Target(folder, name, settings.node) if folder else None
+
+    def tell_address(self, host: str, port: int) -> None:
+        """Where /metrics is, for Prometheus; a service with an endpoint of its own says so itself."""
+        if self._target:
+            self._target.write(host, port)
 
     def ready(self) -> None:
         """From now on /readyz answers 200."""
@@ -48,13 +56,16 @@ class ServiceProcess:
 
     def __enter__(self) -> Self:
         logging.configure(level=self._settings.observability.log_level, service=self.name, node=self._settings.node)
+        tracing.start(self.name, self._settings.node, self._settings.observability.trace_share)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if self._leash:
             end_with_standard_input(self.stop)
         if self._server:
             threading.Thread(target=self._server.serve_forever, name="endpoint", daemon=True).start()
-            log.info("started", port=self._server.server_address[1], pid=os.getpid())
+            host, port = self._server.server_address[:2]
+            self.tell_address(str(host), port)
+            log.info("started", port=port, pid=os.getpid())
         return self
 
     def __exit__(
@@ -63,6 +74,9 @@ class ServiceProcess:
         if self._server:
             self._server.shutdown()
             self._server.server_close()
+        tracing.stop()
+        if self._target and error is None:
+            self._target.remove()
         if isinstance(error, DangerousDrivingError):
             log.error("ended", reason=str(error))  # it says what to do; where in the code it arose helps nobody
         elif error is not None:
@@ -101,7 +115,7 @@ def _endpoint(process: ServiceProcess, settings: Settings) -> ThreadingHTTPServe
 
         def do_GET(self) -> None:
             if self.path == "/metrics":
-                self._answer(200, generate_latest(), CONTENT_TYPE_LATEST)
+                self._answer(200, *exposition(self.headers.get("Accept")))
             elif self.path == "/healthz":
                 self._answer(200, json.dumps({"service": process.name, "status": "ok"}).encode())
             elif self.path == "/readyz":

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Engine
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -19,6 +18,7 @@ from dangerous_driving import __version__
 from dangerous_driving.errors import DangerousDrivingError, LedgerError, ObjectNotFoundError, ObjectStoreError
 from dangerous_driving.ledger import overview
 from dangerous_driving.objects import ObjectStore
+from dangerous_driving.observability.metrics import exposition
 from dangerous_driving.realtime.access import Access
 from dangerous_driving.realtime.acts import Acts
 from dangerous_driving.realtime.asyncapi import asyncapi_document
@@ -98,8 +98,9 @@ def create_app(
         return {"service": "realtime", "status": "not ready" if reason else "ready", "reason": reason}
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        body, content_type = exposition(request.headers.get("Accept"))
+        return Response(body, headers={"Content-Type": content_type})
 
     @app.get("/api/asyncapi.json", include_in_schema=False)
     async def asyncapi() -> JSONResponse:

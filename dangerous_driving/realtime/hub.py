@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from dangerous_driving.contracts import (
@@ -23,11 +23,11 @@ from dangerous_driving.contracts import (
     RiskLevel,
 )
 from dangerous_driving.observability.metrics import (
-    STAGE_SECONDS,
     WEBSOCKET_CLIENTS,
     WEBSOCKET_DROPPED,
     WEBSOCKET_TOO_SLOW,
 )
+from dangerous_driving.observability.stages import Stage, alert_reached, frame_pushed
 from dangerous_driving.realtime.envelopes import (
     MAX_CAMERAS,
     CameraStatus,
@@ -229,7 +229,7 @@ class Hub:
         for message in messages:
             if isinstance(message, Alert):
                 if self.alert(message):
-                    self._observe(f"push_{message.basis}", message.last_seen_at)
+                    alert_reached(Stage.PUSH, message, at=self._clock())
             elif isinstance(message, DetectionResult):
                 self._detection(message)
             elif isinstance(message, RiskAssessmentResult):
@@ -280,7 +280,7 @@ class Hub:
             self._pictures.put((result.camera_id, result.message_id), result.raw_frame_url)
         text = envelope(ServerType.DETECTION_RESULT, result, exclude=_WITHOUT_PICTURES)
         self._newest_frames[result.camera_id] = (result, text)
-        self._observe("push_detection", result.timestamp)
+        frame_pushed(result, at=self._clock())
         for client in self._clients:
             wants = client.subscription
             if ServerType.DETECTION_RESULT in wants.types and wants.wants_camera(result.camera_id):
@@ -311,7 +311,3 @@ class Hub:
         client.put(kind, text)
         if client.too_slow.is_set():
             WEBSOCKET_TOO_SLOW.inc()
-
-    def _observe(self, stage: str, captured_at: datetime) -> None:
-        seconds = (self._clock() - captured_at) / timedelta(seconds=1)
-        STAGE_SECONDS.labels(stage=stage).observe(max(0.0, seconds))

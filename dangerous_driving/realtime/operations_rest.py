@@ -31,10 +31,14 @@ Chosen = Annotated[str | None, Query(max_length=160, pattern=NO_NUL)]
 
 
 class CallEntry(Message):
-    """One request to the endpoint; latencies in seconds since it left, ``cost`` in money."""
+    """One request to the endpoint; latencies in seconds since it left, ``cost`` in money.
+
+    ``sharedWith``: other tasks of the frame that it asked about too.
+    """
 
     call_id: str
     task_id: str
+    shared_with: tuple[str, ...]
     camera_id: str
     captured_at: Timestamp
     run: str
@@ -54,10 +58,11 @@ class CallEntry(Message):
 
 
 class CallPage(Message):
-    """The newest first; ``nextBefore`` asks for the page after, None where there is none."""
+    """The newest first; ``nextBefore`` and ``nextBeforeId`` together ask for the page after, None where there is none."""
 
     items: tuple[CallEntry, ...]
     next_before: datetime | None
+    next_before_id: str | None
 
 
 class KeyEntry(Message):
@@ -119,6 +124,10 @@ class OperationsRest:
         self,
         since: Annotated[AwareDatetime | None, Query(description="default: 24 h ago")] = None,
         before: Annotated[AwareDatetime | None, Query(description="nextBefore of the page before")] = None,
+        before_id: Annotated[
+            str | None,
+            Query(alias="beforeId", max_length=200, pattern=NO_NUL, description="nextBeforeId of the page before"),
+        ] = None,
         camera: Chosen = None,
         task: Chosen = None,
         key: Chosen = None,
@@ -129,12 +138,13 @@ class OperationsRest:
         """Requests to the endpoint, failed and cancelled ones too, the newest first."""
         wanted = CallFilter(
             since=since or datetime.now(UTC) - DEFAULT_SPAN,
-            before=before, camera_id=camera, task_id=task, key_hash=key, lane=lane, status=status,
+            before=before, before_id=before_id, camera_id=camera, task_id=task, key_hash=key, lane=lane, status=status,
         )  # fmt: skip
         found = list_calls(self._engine, wanted, limit=limit + 1)
         items = tuple(
             CallEntry(
-                call_id=call.call_id, task_id=call.task_id, camera_id=call.camera_id, captured_at=call.captured_at,
+                call_id=call.call_id, task_id=call.task_id, shared_with=tuple(call.shared_with),
+                camera_id=call.camera_id, captured_at=call.captured_at,
                 run=call.run, lane=call.lane, key_hash=call.key_hash, model=call.model,
                 prompt_version=call.prompt_version, status=call.status, http_status=call.http_status,
                 started_at=call.started_at, first_token_latency=_seconds(call.started_at, call.first_token_at),
@@ -143,7 +153,12 @@ class OperationsRest:
             )
             for call in found[:limit]
         )  # fmt: skip
-        return CallPage(items=items, next_before=found[limit - 1].started_at if len(found) > limit else None)
+        last = found[limit - 1] if len(found) > limit else None
+        return CallPage(
+            items=items,
+            next_before=None if last is None else last.started_at,
+            next_before_id=None if last is None else last.call_id,
+        )
 
     def keys(self) -> list[KeyEntry]:
         """All keys, by hash."""

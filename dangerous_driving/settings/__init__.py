@@ -296,6 +296,18 @@ class ObservabilitySettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="0: any free one (it is logged)")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    targets_folder: Path | None = Field(
+        default=None, description="where each service writes its address for Prometheus (file_sd_configs)"
+    )
+    exporter_interval: float = Field(
+        default=10.0, gt=0, description="s between two looks of `exporter` at ledger and brokers"
+    )
+    trace_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the frames whose way is traced with OpenTelemetry (extra `tracing`); 0: off",
+    )
 
 
 class DemoSettings(Section):

@@ -150,6 +150,15 @@ class AssessmentSettings(Section):
     heartbeat_interval: float = Field(default=2.0, gt=0, description="s")
     worker_timeout: float = Field(default=10.0, gt=0, description="s without heartbeat until claims are handed back")
     max_attempts: int = Field(default=3, gt=0, description="of the window lane on a failed task")
+    coalesce_groups: int = Field(
+        default=1, ge=1, le=8, description="groups of one frame that may share a call; 1: each has its own"
+    )
+    coalesce_after: float = Field(
+        default=0.2,
+        ge=0,
+        description="s that a group of the realtime lane has waited for a key before others of its frame join its call; "
+        "0: they always do",
+    )
     reuse_duplicates: bool = Field(
         default=False,
         description="a group that looks as one answered moments ago takes its answer; per camera: context",

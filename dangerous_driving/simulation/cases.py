@@ -23,28 +23,27 @@ MARGIN = 12
 STEP = 4.0
 
 
-def scene_cases(scenes: int, *, frames: int, seed: int = 0) -> Iterator[FoundCase]:
-    """Groups of two or more road users in frames of simulated scenes.
+def scene_cases(number: int, *, frames: int, seed: int = 0) -> Iterator[FoundCase]:
+    """Groups of two or more road users in frames of one simulated scene.
 
     Args:
-        scenes: how many; scenarios, light and weather in rotation.
-        frames: of each scene.
-        seed: of the first scene.
+        number: of the scene, from 0; scenarios, light and weather go round with it.
+        frames: of the scene.
+        seed: of scene 0.
     """
-    for number in range(scenes):
-        spec = SceneSpec(
-            list(Scenario)[number % len(Scenario)],
-            list(Light)[number // len(Scenario) % len(Light)],
-            Weather.RAIN if number % 5 == 4 else Weather.DRY,  # noqa: PLR2004  # every fifth
-            seed + number,
-        )
-        scene = Scene(spec)
-        for step in range(frames):
-            frame = scene.frame(step * STEP)
-            for index, group in enumerate(frame.groups, 1):
-                case = _case(spec, frame, index, group)
-                if case is not None:
-                    yield case
+    spec = SceneSpec(
+        list(Scenario)[number % len(Scenario)],
+        list(Light)[number // len(Scenario) % len(Light)],
+        Weather.RAIN if number % 5 == 4 else Weather.DRY,  # noqa: PLR2004  # every fifth
+        seed + number,
+    )
+    scene = Scene(spec)
+    for step in range(frames):
+        frame = scene.frame(step * STEP)
+        for index, group in enumerate(frame.groups, 1):
+            case = _case(spec, frame, index, group)
+            if case is not None:
+                yield case
 
 
 def _case(spec: SceneSpec, frame: SceneFrame, index: int, group: TrueGroup) -> FoundCase | None:

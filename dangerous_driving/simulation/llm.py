@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dangerous_driving.assessment.keys import Key
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.simulation.llm_answers import answer_to, garbage, texts_in
+from dangerous_driving.simulation.llm_answers import answer_to, garbage, groups_in, texts_in
 from dangerous_driving.simulation.llm_endpoint import Action, Plan, Refusal, SimulatedEndpoint
 
 log = structlog.get_logger(__name__)
@@ -100,7 +100,8 @@ async def _answered(request: Request, plan: Plan, seed: int) -> Response:
         return _error(Refusal(400, "invalid_request", f"The request is not understood: {error!r}"))
     if model != MODEL:
         return _error(Refusal(404, "model_not_found", f"The only model here is {MODEL}."))
-    text = garbage(plan.chance) if plan.garbage else answer_to(messages, seed=seed)
+    plan = plan.about(max(len(groups_in(messages) or ()), 1))
+    text = garbage(plan.chance) if plan.garbage else answer_to(messages, seed=seed, omit=plan.omit, chance=plan.chance)
     answer = _Answer(plan, _prompt_tokens(messages), text, limit)
     if body.get("stream"):
         return StreamingResponse(answer.stream(with_usage=with_usage), media_type="text/event-stream")

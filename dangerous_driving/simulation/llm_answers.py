@@ -79,24 +79,44 @@ class Finding:
     words: str
 
 
-def answer_to(messages: Sequence[Any], *, seed: int = 0) -> str:
-    """The JSON text that answers these chat messages; ``riskLevel`` comes first."""
-    users = road_users_in(messages)
+def answer_to(messages: Sequence[Any], *, seed: int = 0, omit: float = 0.0, chance: random.Random | None = None) -> str:
+    """The JSON text that answers these chat messages; ``riskLevel`` comes first.
+
+    To several groups it answers with one object each, after its ``groupIndex``: the one that it gives to the group alone.
+
+    Args:
+        messages: of the request.
+        seed: same seed, same answer.
+        omit: the share of several groups that are left out.
+        chance: decides which; None: none are.
+    """
+    groups = groups_in(messages)
+    if groups is None:
+        return json.dumps(_assessment(messages, road_users_in(messages), seed))
+    told = [
+        {"groupIndex": index, **_assessment(messages, users, seed)}
+        for index, users in groups
+        if chance is None or chance.random() >= omit
+    ]
+    return json.dumps({"groups": told})
+
+
+def _assessment(messages: Sequence[Any], users: Sequence[RoadUser] | None, seed: int) -> dict[str, Any]:
     if users is None:
-        return _json("none", 0.5, [], "There is no geometry in the prompt, so nothing can be judged.", [], 0)
+        return _answer("none", 0.5, [], "There is no geometry in the prompt, so nothing can be judged.", [], 0)
     chance = random.Random(_digest(users, seed))  # noqa: S311  # repeatable is the point
     users = _without_riders(users)
     finding = max((_judge(first, second) for first, second in combinations(users, 2)), key=_by_score, default=None)
     if finding is None:
-        return _json("none", 0.9, [], "There is at most one road user.", [], 0)
+        return _answer("none", 0.9, [], "There is at most one road user.", [], 0)
     score = finding.score + chance.uniform(-NOISE, NOISE)
     level = next((name for least, name in LEVELS if score >= least), "none")
     level = _by_skill(level, messages, users, seed)
     confidence = round(min(0.62 + 0.35 * abs(score - 0.42) + chance.uniform(0, 0.1), 0.98), 2)
     if level == "none":
-        return _json(level, confidence, [], "Ordinary traffic with room between the road users.", [], 0)
+        return _answer(level, confidence, [], "Ordinary traffic with room between the road users.", [], 0)
     ids = sorted(user.object_id for user in finding.pair)
-    return _json(level, confidence, [_type_at(level, finding.risk_type)], finding.words, ids, len(ids))
+    return _answer(level, confidence, [_type_at(level, finding.risk_type)], finding.words, ids, len(ids))
 
 
 def _by_skill(level: str, messages: Sequence[Any], users: Sequence[RoadUser], seed: int) -> str:
@@ -138,7 +158,17 @@ def road_users_in(messages: Sequence[Any]) -> list[RoadUser] | None:
     for text in reversed(list(texts_in(messages))):
         for found in _objects_in(text):
             if isinstance(found.get("objects"), list):
-                return [user for item in found["objects"] if (user := _road_user(item)) is not None]
+                return _road_users(found)
+    return None
+
+
+def groups_in(messages: Sequence[Any]) -> list[tuple[int, list[RoadUser]]] | None:
+    """The groups, by index, of the last message that has several; None when none has."""
+    for text in reversed(list(texts_in(messages))):
+        for found in _objects_in(text):
+            groups = found.get("groups")
+            if isinstance(groups, list) and all(isinstance(group, dict) for group in groups):
+                return [(_index(group, place), _road_users(group)) for place, group in enumerate(groups, 1)]
     return None
 
 
@@ -203,8 +233,8 @@ def _shared(first: RoadUser, second: RoadUser) -> float:
     return 2.0 if width * height > SAME_VEHICLE * union else width * height / min(areas)
 
 
-def _json(level: str, confidence: float, types: list[str], words: str, ids: list[int], count: int) -> str:
-    answer = {
+def _answer(level: str, confidence: float, types: list[str], words: str, ids: list[int], count: int) -> dict[str, Any]:
+    return {
         "riskLevel": level,
         "confidence": confidence,
         "riskTypes": types,
@@ -212,7 +242,6 @@ def _json(level: str, confidence: float, types: list[str], words: str, ids: list
         "triggerObjectIds": ids,
         "dangerObjectCount": count,
     }
-    return json.dumps(answer)
 
 
 def _digest(users: Iterable[RoadUser], seed: int) -> int:
@@ -231,6 +260,16 @@ def _objects_in(text: str) -> Iterator[dict[str, Any]]:
         else:
             yield found
         at = text.find("{", end)
+
+
+def _index(group: Mapping[str, Any], place: int) -> int:
+    index = group.get("groupIndex")
+    return index if isinstance(index, int) else place
+
+
+def _road_users(group: Mapping[str, Any]) -> list[RoadUser]:
+    items = group.get("objects")
+    return [user for item in items if (user := _road_user(item)) is not None] if isinstance(items, list) else []
 
 
 def _road_user(item: Any) -> RoadUser | None:

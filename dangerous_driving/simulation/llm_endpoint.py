@@ -18,6 +18,9 @@ FIRST_TOKEN_MEDIAN, FIRST_TOKEN_SIGMA = 0.4, 0.4214  # P95 0.8 s
 WHOLE_MEDIAN, WHOLE_SIGMA = 1.2, 0.4462  # P95 2.5 s
 #: How far the two latencies of one answer go together.
 CORRELATION = 0.8
+#: What each further group of a request costs: its part of the answer takes as long to write as that of the only one, since writing
+#: is proportional to length; reading its picture adds this share to the time to first token (assumed: 0.1 s of a median of 0.4 s).
+FURTHER_PICTURE = 0.25
 #: Keys that are remembered where every key is accepted.
 MAX_KEYS = 10_000
 
@@ -32,6 +35,7 @@ class Action(StrEnum):
     HANG = "hang"  # amount: the share of requests that get headers and then nothing
     CUT = "cut"  # amount: the share of answers that break off in the middle
     GARBAGE = "garbage"  # amount: the share of answers that are no usable JSON
+    OMIT = "omit"  # amount: the share of groups that answers to several leave out
     RESTORE = "restore"  # all of the above undone
 
 
@@ -46,6 +50,7 @@ class Faults:
     hang: float = 0.0
     cut: float = 0.0
     garbage: float = 0.0
+    omit: float = 0.0
 
     def changed(self, action: Action, amount: float) -> Faults:
         """With one more (or another amount of a) fault.
@@ -75,6 +80,7 @@ class Faults:
             hang=_either(self.hang, other.hang),
             cut=_either(self.cut, other.cut),
             garbage=_either(self.garbage, other.garbage),
+            omit=_either(self.omit, other.omit),
         )
 
 
@@ -127,6 +133,12 @@ class Plan:
     cut: bool
     garbage: bool
     chance: random.Random
+    omit: float = 0.0  # the share of groups that are left out
+
+    def about(self, groups: int) -> Plan:
+        """The plan when the request turns out to be about so many groups."""
+        first = self.first_token * (1 + FURTHER_PICTURE * (groups - 1))
+        return replace(self, first_token=first, whole=first + groups * (self.whole - self.first_token))
 
 
 class SimulatedEndpoint:
@@ -198,6 +210,7 @@ class SimulatedEndpoint:
             cut=chance.random() < faults.cut,
             garbage=chance.random() < faults.garbage,
             chance=chance,
+            omit=faults.omit,
         )
 
     def account_of(self, secret: str) -> Account | None:

@@ -22,6 +22,7 @@ from dangerous_driving.messaging import Received, Topic
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver, Sender
 from dangerous_driving.observability.metrics import FRAMES_RECORDED, TASKS_CREATED
+from dangerous_driving.observability.stages import Stage, tasks_reached
 from dangerous_driving.tasks.derivation import require_captured_by, tasks_from_detection
 
 log = structlog.get_logger(__name__)
@@ -92,6 +93,7 @@ class TasksService:
             for delivery in deliveries:
                 delivery.result(self._delivery_timeout)
             TASKS_CREATED.inc(len(tasks))
+            tasks_reached(Stage.RECORDED, tasks)
         FRAMES_RECORDED.inc(new)
         return tasks
 

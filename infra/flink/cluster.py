@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.kafka.cluster import ClusterError, copy_jars, spawn
+from infra.kafka.cluster import ClusterError, copy_jars, free_ports, spawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
@@ -61,7 +60,7 @@ class FlinkCluster:
         self._count = task_managers
         self._home = flink_home()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.rest_port, self._rpc_port = _free_ports(2)
+        self.rest_port, self._rpc_port = free_ports(2)
 
     @property
     def target(self) -> str:
@@ -218,14 +217,3 @@ class FlinkCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -113,6 +113,11 @@ def expand_sql(text: str, since: datetime, until: datetime, variables: Mapping[s
     return text
 
 
+def rows_of_promql(answer: Sequence[Mapping[str, Any]]) -> int:
+    """How many series of an instant query's answer have a number: NaN is what a rate of nothing gives."""
+    return sum(series["value"][1] not in ("NaN", "+Inf", "-Inf") for series in answer)
+
+
 def expand_promql(text: str, interval: timedelta, span: timedelta) -> str:
     """The PromQL that Grafana sends; `interval` stands for ``$__rate_interval``, which is at least four scrapes."""
     text = text.replace("$__rate_interval", f"{int(interval.total_seconds())}s")

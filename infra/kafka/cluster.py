@@ -222,7 +222,7 @@ class KafkaCluster:
         described = self._folder / "cluster.json"
         if not described.exists():
             ports = (
-                _free_ports(2 * brokers) if first_port is None else [first_port + index for index in range(2 * brokers)]
+                free_ports(2 * brokers) if first_port is None else [first_port + index for index in range(2 * brokers)]
             )
             self._folder.mkdir(parents=True, exist_ok=True)
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A", 1)
@@ -415,7 +415,8 @@ class KafkaCluster:
         self.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on now."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

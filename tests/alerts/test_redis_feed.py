@@ -177,7 +177,7 @@ def test_those_who_listen_to_a_camera_hear_results_and_alerts(server: Server, re
 def test_while_redis_is_away_the_batch_is_kept_and_nothing_is_committed(server: Server) -> None:
     consumer = Consumer([[result(1), alert(1)], [result(2)]])
     service = RedisFeed(open_redis(server.settings), consumer, server.settings)
-    service.BACKOFF_INITIAL = service.BACKOFF_MAX = 0.05
+    service._batches.backoff = (0.05, 0.05)
     stop = threading.Event()
     thread = threading.Thread(target=service.run, args=(stop,))
     thread.start()

@@ -161,6 +161,7 @@ def run(
     stop = threading.Event()
     service = AlertsService(engine, consumer, producer, Settings(), clock=lambda: now)
     service.BACKOFF_INITIAL = service.BACKOFF_MAX = 0.01
+    service._batches.backoff = (0.01, 0.01)
     service.TICK_SECONDS = 0
     consumer.on_idle = lambda: stop.set() if until is None or until() else None
     service.run(stop)

@@ -86,7 +86,7 @@ async def test_a_slow_call_is_hedged_on_another_key_and_the_loser_is_cancelled(b
     slow, *others = bench.key_hashes
     bench.record(now, groups=1)
     async with bench.assessor() as assessor:
-        endpoint = assessor._endpoints[0]
+        endpoint = assessor._caller.endpoints[0]
         for _ in range(FEWEST_LATENCIES):
             endpoint.latencies.add(0.3)
         bench.fault("hang", key=slow)
@@ -107,7 +107,7 @@ async def test_the_window_lane_does_not_hedge(bench: Bench, now: datetime) -> No
     bench.record(now, groups=1)
     async with bench.assessor() as assessor:
         for _ in range(FEWEST_LATENCIES):
-            assessor._endpoints[0].latencies.add(0.01)
+            assessor._caller.endpoints[0].latencies.add(0.01)
         [held] = claim(bench, assessor)
         assert await assessor.assess(held, Lane.WINDOW) is Outcome.ASSESSED
     assert bench.rows("SELECT count(*) FROM llm_call") == [(1,)]
@@ -138,9 +138,9 @@ async def test_while_an_endpoint_is_out_of_order_the_next_one_is_asked_and_then_
 
 async def until_asked(assessor: Assessor) -> None:
     """Until the first endpoint may be asked again."""
-    first: Endpoint = assessor._endpoints[0]
+    first: Endpoint = assessor._caller.endpoints[0]
     async with asyncio.timeout(30):
-        while usable(assessor._endpoints, asyncio.get_running_loop().time())[0] is not first:
+        while usable(assessor._caller.endpoints, asyncio.get_running_loop().time())[0] is not first:
             await asyncio.sleep(0.05)
 
 

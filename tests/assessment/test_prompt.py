@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from dangerous_driving.assessment import prompt as prompt_module
-from dangerous_driving.assessment.prompt import available_versions, load_prompt
+from dangerous_driving.assessment.prompt import available_versions, load_frame_prompt, load_prompt
 from dangerous_driving.assessment.risk import SEVERITIES
 from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.errors import ConfigError, PictureError
 from dangerous_driving.settings import CameraContext
-from dangerous_driving.simulation.llm_answers import road_users_in
+from dangerous_driving.simulation.llm_answers import groups_in, road_users_in
 
 DIGESTS = {"v1": "5ab2f6f3ac4ae3c1", "v2-zh": "173e7dded355ff27", "v2": "5c66f3293a1ad4c7"}
+FRAME_DIGESTS = {"v2-frame": "11682a2492ca4599", "v2-zh-frame": "fcbbd1004de48c76"}
 
 
 def task(**changes: Any) -> AssessmentTask:
@@ -183,8 +184,43 @@ def test_structured_output_where_it_is_asked_for_and_there_is_a_schema() -> None
 
 def test_versions_that_were_used_are_never_edited() -> None:
     # a change of a prompt is a new file: answers name the version that they were given to
-    assert {version: _digest(version) for version in DIGESTS} == DIGESTS
-    assert set(available_versions()) == set(DIGESTS), "a new version: add its digest"
+    known = DIGESTS | FRAME_DIGESTS
+    assert {version: _digest(version) for version in known} == known
+    files = (Path(prompt_module.__file__).parent / "prompts").glob("*.yaml")
+    assert {file.stem for file in files} == set(known), "a new version: add its digest"
+    assert set(available_versions()) == set(DIGESTS)
+
+
+@pytest.mark.parametrize("version", [name.removesuffix("-frame") for name in FRAME_DIGESTS])
+def test_a_prompt_for_several_groups_asks_for_each_what_the_one_for_one_group_asks(version: str) -> None:
+    one, several = load_prompt(version), load_frame_prompt(version)
+    second = task(taskId="m_group4", groupIndex=4)
+    context = CameraContext(road_type="school street")
+    system, user = several.frame_messages([(task(), "https://store/1.jpg"), (second, "https://store/4.jpg")], context)
+    shape = [part.get("text") or part["image_url"]["url"] for part in user["content"]]
+    assert shape[:4] == ["Group 1:", "https://store/1.jpg", "Group 4:", "https://store/4.jpg"]
+    assert "school street" in shape[4]
+    groups = groups_in([user])
+    assert groups is not None
+    assert [(index, [item.object_id for item in users]) for index, users in groups] == [(1, [1, 2]), (4, [1, 2])]
+    alone = one.messages(task(), "https://x")[0]["content"]
+    for name in ("riskLevel", "confidence", "riskTypes", "description", "triggerObjectIds", "dangerObjectCount"):
+        assert system["content"].index('"groupIndex"') < system["content"].index(f'"{name}"')
+    # levels and types are the same, word for word
+    start, end = ("等级：", "不要猜测速度") if version.endswith("zh") else ("Levels:", "do not guess speeds")
+    assert system["content"][system["content"].index(start) :] == alone[alone.index(start) :]
+    assert end in system["content"]
+    schema = several.response_format("json_schema")
+    assert schema is not None
+    item = schema["json_schema"]["schema"]["properties"]["groups"]["items"]
+    assert item["required"][:2] == ["groupIndex", "riskLevel"]
+
+
+def test_a_version_without_one_for_several_groups_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"assessment\.coalesce_groups.*'v1-frame'.*one of: v2, v2-zh"):
+        load_frame_prompt("v1")
+    with pytest.raises(ConfigError, match="there is no prompt 'v2-frame'"):
+        load_prompt("v2-frame")
 
 
 def _digest(version: str) -> str:

@@ -51,6 +51,11 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
         "stg_assessment_tasks": ["assessment_tasks"],
         "stg_risk_assessments": ["risk_assessments"],
         "stg_llm_calls": ["llm_calls"],
+        "prompt_promotions": ["prompt_gate"],
+        "stg_evaluation_runs": ["prompt_evaluations"],
+        "stg_prompt_decisions": ["prompt_gate"],
+        "stg_prompt_promotions": ["prompt_promotions"],
+        "prompt_comparison": ["stg_evaluation_runs", "stg_prompt_decisions", "stg_prompt_promotions"],
         "camera_hourly_risk": ["stg_assessment_tasks", "stg_frames", "stg_risk_assessments"],
     }
 

@@ -39,6 +39,18 @@ def test_a_vehicle_detected_as_two_kinds_is_one_object_and_no_group() -> None:
     assert scene.groups == ()
 
 
+def test_a_vehicle_found_whole_and_in_part_is_one_object() -> None:
+    halved = [Detection("car", 0.8, (100, 100, 300, 200)), Detection("car", 0.5, (150, 110, 310, 200))]
+    assert [thing.confidence for thing in scene_of(halved, 1920, 1080, SETTINGS).objects] == [0.8]
+    far_one_before_a_lorry = [
+        Detection("truck", 0.8, (100, 100, 300, 300)),
+        Detection("car", 0.6, (120, 110, 180, 150)),
+    ]
+    assert len(scene_of(far_one_before_a_lorry, 1920, 1080, SETTINGS).objects) == 2
+    side_by_side = [Detection("car", 0.8, (100, 100, 300, 200)), Detection("car", 0.6, (200, 90, 400, 200))]
+    assert len(scene_of(side_by_side, 1920, 1080, SETTINGS).objects) == 2
+
+
 def test_a_person_in_front_of_a_vehicle_and_overlapping_vehicles_stay_two_objects() -> None:
     hidden = [Detection("person", 0.7, (100, 100, 300, 200)), Detection("car", 0.5, (102, 101, 301, 202))]
     queue = [Detection("car", 0.7, (100, 100, 300, 200)), Detection("truck", 0.5, (160, 100, 360, 200))]

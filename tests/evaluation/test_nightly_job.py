@@ -128,7 +128,9 @@ def test_worse_is_refused_equal_is_no_evidence_better_is_promoted(
                 text(
                     "SELECT r.prompt_version, count(*) FROM evaluation_result a JOIN evaluation_run r USING (run) GROUP BY 1"
                 )
-            ).tuples()
+            )
+            .tuples()
+            .all()
         )
     assert {(row.lane, row.status) for row in calls} == {("evaluation", "ok")}
     assert {row.prompt_version: row.count for row in calls} == asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,14 @@ import numpy as np
 import psutil
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from dangerous_driving.demo.parts import FOLDER_VARIABLE
+from dangerous_driving.settings import DatabaseSettings
+from infra.grafana import generate, queries
+from infra.prometheus.servers import Monitoring
 from tests.chromium import PAINTED, chromium
+from tests.observability.exposition import problems, told
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -163,6 +170,88 @@ def look_at_the_page(address: str, picture: Path) -> None:
     assert problems == []
 
 
+def look_at_the_metrics(folder: Path) -> None:
+    """Each service tells where it is, and there what the page about metrics says."""
+    answers = {}
+    for file in sorted((folder / "targets").glob("*.json")):
+        (group,) = json.loads(file.read_text())
+        with urllib.request.urlopen(f"http://{group['targets'][0]}/metrics", timeout=10) as answer:
+            answers[group["labels"]["service"]] = answer.read().decode()
+    assert {"detect", "tasks", "assess", "alerts", "realtime", "exporter"} <= answers.keys()
+    assert [problem for service, text in answers.items() for problem in problems(service, text)] == []
+    seen = {service: told(text) for service, text in answers.items()}
+    assert {"detection_total", "camera_up", "capture_to_stage_seconds"} <= seen["detect"].keys()
+    assert {"llm_calls_total", "api_key_status", "kafka_consumer_lag"} <= seen["assess"].keys()
+    assert {"kafka_group_lag", "api_keys", "ledger_tasks_waiting"} <= seen["exporter"].keys()
+
+
+def dashboard_queries(source: str) -> list[queries.PanelQuery]:
+    found = [
+        query for path in sorted(generate.FOLDER.glob("*.json")) for query in queries.panel_queries(queries.read(path))
+    ]
+    return [query for query in found if query.source == source]
+
+
+def look_at_the_dashboards(monitoring: Monitoring) -> None:
+    """What Prometheus has scraped of the running services answers every panel."""
+    empty = dashboard_queries("promql")
+    print(f"\n{len(empty)} queries of Prometheus")
+
+    def all_answered() -> bool:
+        for query in tuple(empty):
+            expression = queries.expand_promql(query.text, timedelta(seconds=30), timedelta(minutes=2))
+            if rows := queries.rows_of_promql(monitoring.query(expression)):
+                print(f"{query.name}: {rows} series")
+                empty.remove(query)
+        return not empty
+
+    try:
+        eventually(all_answered, seconds=60)
+    except AssertionError:
+        raise AssertionError(f"no rows: {[(query.name, query.text) for query in empty]}") from None
+
+
+def judge_an_alert(page: str, ledger_url: str) -> None:
+    with psycopg.connect(ledger_url) as connection:
+        row = connection.execute("SELECT alert_id FROM alert WHERE state <> 'withdrawn' LIMIT 1").fetchone()
+    assert row is not None
+    request = urllib.request.Request(
+        f"{page}api/alerts/{row[0]}/reject",
+        data=b'{"by": "test"}',
+        headers={"Content-Type": "application/json"},
+        method="POST",
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+
+
+def look_at_the_dashboards_of_the_ledger(ledger_url: str, folder: Path) -> None:
+    """The marts pass their tests on the rows of the demo, and every panel of the ledger has rows."""
+    from tests.defs.conftest import build
+
+    build(DatabaseSettings(url=SecretStr(ledger_url)), folder / "dbt-test")
+    since, until = datetime.now(UTC) - timedelta(days=2), datetime.now(UTC)
+    asked = dashboard_queries("sql")
+    print(f"\n{len(asked)} queries of the ledger")
+    with psycopg.connect(ledger_url) as connection:
+        cameras = [row[0] for row in connection.execute("SELECT camera_id FROM marts.dim_cameras").fetchall()]
+        empty = []
+        for query in asked:
+            statement = queries.expand_sql(query.text, since, until, {"camera": cameras})
+            rows = connection.execute(statement.encode()).fetchall()
+            print(f"{query.name}: {len(rows)} rows")
+            if not rows or all(value is None for row in rows for value in row):
+                empty.append(query.name)
+    assert set(empty) <= NOTHING_WRONG
+
+
+#: Panels of a demo in which everything is well: every window is complete in the end; no receiver is configured.
+NOTHING_WRONG = {
+    "data-quality / Windows that are not complete, the oldest first",
+    "safety / Capture to notification",
+}
+
+
 def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     with demo(folder, seconds=45) as running:
@@ -175,6 +264,10 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_pat
         eventually(lambda: running.part("assess") not in (None, assessor), seconds=30)
 
         look_at_the_page(running.page, tmp_path / "page.png")
+        look_at_the_metrics(folder)
+        judge_an_alert(running.page, ledger_url)
+        with Monitoring(tmp_path / "monitoring", folder / "targets", "http://127.0.0.1:9/", factor=15) as monitoring:
+            look_at_the_dashboards(monitoring)
         said = running.wait(300)
     assert left_running(folder) == []
     assert number(said, "frames") > 20
@@ -189,6 +282,7 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_pat
     assert "no violation" in verify(folder)
 
     with ledger_of(folder) as ledger:
+        look_at_the_dashboards_of_the_ledger(ledger_url, tmp_path)
         [(tasks, assessed)] = ledger.execute(
             "SELECT count(*), count(*) FILTER (WHERE (SELECT count(*) FROM risk_assessment r WHERE r.task_id = t.task_id"
             " AND r.is_current) = 1) FROM assessment_task t"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from sqlalchemy import Engine, text
 from dangerous_driving.alerts.inputs import sightings_of_result
 from dangerous_driving.alerts.lifecycle import Lifecycle
 from dangerous_driving.assessment.results import final_result
+from dangerous_driving.assessment.windows import window_of
 from dangerous_driving.contracts import DetectionResult
-from dangerous_driving.ledger import alerts, claims, frames, invariants, windows
+from dangerous_driving.ledger import alerts, backfills, claims, frames, invariants, windows
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome, complete, fail, finish_call, start_call
 from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.database import transaction
@@ -92,7 +94,18 @@ def filled(ledger: Engine, store: FolderStore) -> Engine:
     finish_call(ledger, held[3].task.timestamp, call(held[3]), CallOutcome("unparsable"))
     assert fail(ledger, held[3], code="unparsable", message="no JSON", raw="I cannot help")
     add_alert(ledger, held[0])
+    add_backfill(ledger, worker, call)
     return ledger
+
+
+def add_backfill(ledger: Engine, worker: int, call: Callable[[Claim], str]) -> None:
+    """Two groups again under a name of its own: one answered, one failed."""
+    backfills.open_backfill(ledger, "better", prompt_version="v1", model="simulated-vl")
+    window = window_of("sim-1", NOW - timedelta(seconds=80), LENGTH)
+    first, second = backfills.claim_backfill(ledger, "better", worker, window, max_attempts=1, limit=2)
+    complete(ledger, first, answer(first, call(first)), CallOutcome("ok"))
+    finish_call(ledger, second.task.timestamp, call(second), CallOutcome("unparsable"))
+    assert fail(ledger, second, code="unparsable", message="no JSON")
 
 
 def add_alert(ledger: Engine, claim: Claim) -> None:
@@ -112,7 +125,8 @@ def test_a_sound_ledger_has_no_violation(filled: Engine, store: FolderStore) -> 
     found = verify(filled, store)
     assert found.violations == ()
     assert found.counts["tasks"] == {"assessed": 3, "failed": 1}
-    assert found.counts["calls"] == {"ok": 3, "timeout": 1, "unparsable": 1}
+    assert found.counts["calls"] == {"ok": 4, "timeout": 1, "unparsable": 2}
+    assert found.counts["backfill groups"] == {"assessed": 1, "failed": 1}
 
 
 def test_a_notification_without_its_digest_or_alert_is_named(filled: Engine, store: FolderStore) -> None:
@@ -148,6 +162,7 @@ ROWS = {
     "camera_window": "sim-1",
     "alert": None,
     "alert_event": None,
+    "backfill": "better",
 }
 
 
@@ -229,3 +244,61 @@ def test_a_claim_of_a_dead_worker_and_its_open_call_are_named(filled: Engine, st
     claims.stop_worker(filled, worker)
     rules = {violation.rule for violation in verify(filled, store).violations}
     assert rules == {"every claimed task is held by a worker", "every call under way has a living worker"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule", "subject", "problem"),
+    [
+        (
+            "UPDATE backfill_task SET task_id = 'nobody' WHERE state = 'failed'",
+            "every group of a backfill is a task, and its backfill is known", "better nobody", "no such task",
+        ),
+        (
+            "UPDATE backfill_task SET run = 'unheard' WHERE state = 'failed'",
+            "every group of a backfill is a task, and its backfill is known", "unheard", "no row in backfill",
+        ),
+        (
+            "UPDATE backfill_task SET state = 'claimed', worker = 999 WHERE state = 'failed'",
+            "every claimed group of a backfill is held by a worker", "better ", "worker 999",
+        ),
+        (
+            "UPDATE backfill_task SET state = 'assessed' WHERE state = 'failed'",
+            "every assessed group of a backfill has its answer", "better ", "has no answer",
+        ),
+        (
+            "DELETE FROM backfill_task WHERE state = 'assessed'",
+            "every answer of a backfill is to a group that it assessed, with its prompt", "better ", "not there",
+        ),
+        (
+            "UPDATE backfill_task SET state = 'pending' WHERE state = 'assessed'",
+            "every answer of a backfill is to a group that it assessed, with its prompt", "better ", "is pending",
+        ),
+        (
+            "UPDATE risk_assessment SET prompt_version = 'v2' WHERE run = 'better'",
+            "every answer of a backfill is to a group that it assessed, with its prompt", "better ", "prompt v2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_backfill_is_named(
+    filled: Engine, store: FolderStore, broken: str, rule: str, subject: str, problem: str
+) -> None:
+    with transaction(filled) as connection:
+        assert connection.execute(text(broken)).rowcount == 1
+    [violation] = [item for item in verify(filled, store).violations if item.rule == rule]
+    assert violation.subject.startswith(subject)
+    assert problem in violation.problem
+
+
+def test_a_group_that_a_dead_run_of_a_backfill_held_is_named_until_a_sweep_hands_it_back(
+    filled: Engine, store: FolderStore
+) -> None:
+    dead = claims.start_worker(filled, service="backfill", node="here", pid=3)
+    window = window_of("sim-1", NOW - timedelta(seconds=40), LENGTH)
+    [held] = backfills.claim_backfill(filled, "better", dead, window, max_attempts=9, limit=1)
+    assert verify(filled, store).violations == ()
+    claims.stop_worker(filled, dead)
+    [violation] = verify(filled, store).violations
+    assert violation.subject == f"better {held.task.task_id}"
+    swept = claims.sweep(filled, worker_timeout=60, captured_after=NOW)
+    assert (swept.to_backfills, swept.to_realtime, swept.to_window) == (1, 0, 0)
+    assert verify(filled, store).violations == ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, text
@@ -24,9 +24,11 @@ def bridge(start_bridge: BridgeFactory) -> RunningBridge:
     return start_bridge(token_secret="a secret of more than thirty-two bytes", open_access=False)
 
 
-def a_call(ledger: Engine, number: int, *, camera: str = "north", status: str = "ok") -> None:
-    """A request that began so many seconds after the first."""
-    begun = moment(60 - number)
+def a_call(
+    ledger: Engine, number: int, *, camera: str = "north", status: str = "ok", begun: datetime | None = None
+) -> None:
+    """A request that began so many seconds after the first, or then."""
+    begun = begun or moment(60 - number)
     Partitions().ensure(ledger, [begun])
     with transaction(ledger) as connection:
         connection.execute(
@@ -65,6 +67,21 @@ def test_calls_are_found_by_camera_task_and_status_page_by_page(bridge: RunningB
         page = http.get("/api/calls", params=everything | {"limit": "3"}).json()
         assert (page["items"][1]["firstTokenLatency"], page["items"][1]["latency"]) == (0.4, 1.2)
         assert tasks(before=page["nextBefore"]) == ["task0"]
+
+
+def test_no_call_is_passed_over_where_many_began_in_the_same_instant(bridge: RunningBridge, ledger: Engine) -> None:
+    begun = moment(60)
+    for number in range(7):
+        a_call(ledger, number, begun=begun)
+    seen: list[str] = []
+    with bridge.http(**bearer(Role.VIEWER)) as http:
+        wanted = {"since": moment(3600).isoformat(), "limit": "3"}
+        for _ in range(3):
+            page = http.get("/api/calls", params=wanted).json()
+            seen += [item["taskId"] for item in page["items"]]
+            wanted |= {"before": page["nextBefore"], "beforeId": page["nextBeforeId"]}
+        assert (page["nextBefore"], page["nextBeforeId"]) == (None, None)
+    assert seen == [f"task{number}" for number in reversed(range(7))]
 
 
 def test_keys_are_shown_by_hash_with_their_state(bridge: RunningBridge, ledger: Engine) -> None:

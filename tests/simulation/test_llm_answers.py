@@ -116,3 +116,19 @@ def test_garbage_is_never_understood() -> None:
     for text in seen:
         with pytest.raises(AnswerError):
             parse_answer(text, {1, 2})
+
+
+def test_several_groups_are_answered_one_by_one_as_each_is_alone() -> None:
+    crossing, apart = [("car", CAR), ("person", (210, 110, 250, 222))], [("car", CAR), ("car", (900, 100, 1100, 220))]
+
+    def geometry(*objects: tuple[str, Box]) -> dict[str, Any]:
+        text = messages(*objects)[0]["content"][0]["text"]
+        return dict(json.loads(text[text.index("{") :]))
+
+    several = {"groups": [geometry(*crossing) | {"groupIndex": 3}, geometry(*apart) | {"groupIndex": 1}]}
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Judge these. " + json.dumps(several)}]}]
+    told = json.loads(answer_to(asked))["groups"]
+    assert [list(item)[:2] for item in told] == [["groupIndex", "riskLevel"]] * 2
+    alone = [json.loads(answer_to(messages(*objects))) for objects in (crossing, apart)]
+    assert told == [{"groupIndex": 3, **alone[0]}, {"groupIndex": 1, **alone[1]}]
+    assert json.loads(answer_to(asked, omit=1.0, chance=random.Random(1))) == {"groups": []}  # noqa: S311

@@ -128,3 +128,12 @@ def test_the_state_counts_and_shows_no_secret(clock: Clock) -> None:
     assert (key["requests"], key["rate_limited"], key["accepted_in_minute"]) == (4, 1, 3)
     assert "sk-" not in str(state)
     assert all(earlier <= later for earlier, later in pairwise([0.0, key["last_request_at"]]))
+
+
+def test_a_request_about_several_groups_takes_longer_to_write_and_a_little_longer_to_begin(clock: Clock) -> None:
+    plan = endpoint(clock).admit("sk-a")
+    assert isinstance(plan, Plan)
+    assert plan.about(1).whole == pytest.approx(plan.whole)
+    three = plan.about(3)
+    assert three.first_token == pytest.approx(1.5 * plan.first_token)
+    assert three.whole - three.first_token == pytest.approx(3 * (plan.whole - plan.first_token))

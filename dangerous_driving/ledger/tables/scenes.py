@@ -67,7 +67,7 @@ class AssessmentTask(Base):
     """One group to assess: the queue of record.
 
     ``reason`` says why a task is pending or claimed; ``failure_*`` why it failed (``failure_raw`` keeps what could not be
-    parsed); ``calls`` counts the requests made for it, over all runs.
+    parsed); ``calls`` counts the requests that stand under its id, over all runs (those that it shared may stand under another's).
     """
 
     __tablename__ = "assessment_task"
@@ -157,7 +157,10 @@ class RiskAssessment(Base):
 
 
 class LlmCall(Base):
-    """One row for EVERY request to the endpoint, written before it leaves; ``lost``: its process died under way."""
+    """One row for EVERY request to the endpoint, written before it leaves; ``lost``: its process died under way.
+
+    A request about several groups of a frame is one row, of the riskiest one's task; ``shared_with`` names the others'.
+    """
 
     __tablename__ = "llm_call"
 
@@ -165,6 +168,7 @@ class LlmCall(Base):
     call_id: Mapped[str] = mapped_column(primary_key=True)  # TASKID_callN, N without gaps
     task_id: Mapped[str]
     camera_id: Mapped[str]
+    shared_with: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))  # tasks
     call_number: Mapped[int]
     run: Mapped[str]
     lane: Mapped[str]
@@ -192,6 +196,9 @@ class LlmCall(Base):
         Index(None, "started_at"),
         Index("ix_llm_call_open", "worker", postgresql_where=text("status = 'started'")),
         Index("ix_llm_call_backfill", "run", postgresql_where=text("run <> 'live'")),
+        Index(
+            "ix_llm_call_shared", "shared_with", postgresql_using="gin", postgresql_where=text("shared_with <> '{}'")
+        ),
         written_order("finished_at"),
         BY_DAY,
     )

@@ -80,6 +80,7 @@ class BackfillTask(Base):
         CheckConstraint("state IN ('pending', 'claimed', 'assessed', 'failed')", name="state"),
         CheckConstraint("state <> 'failed' OR failure_code IS NOT NULL", name="cause"),
         Index(None, "captured_at"),
+        Index("ix_backfill_task_claimed", "worker", postgresql_where=text("state = 'claimed'")),
     )
 
 

@@ -2,6 +2,7 @@ select
     -- ids
     call_id,
     task_id,
+    shared_with as shared_with_task_ids,
     camera_id,
     key_hash,
     worker as worker_id,

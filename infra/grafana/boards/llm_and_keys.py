@@ -38,8 +38,8 @@ BOARD = Board(
                     "Failed",
                     promql(
                         """
-                        (sum(rate(llm_calls_total{status!~"ok|cancelled"}[$__rate_interval])) or vector(0))
-                        / sum(rate(llm_calls_total{status!="cancelled"}[$__rate_interval]))
+                        (sum(rate(llm_calls_total{status!~"ok|cancelled|unsent"}[$__rate_interval])) or vector(0))
+                        / sum(rate(llm_calls_total{status!~"cancelled|unsent"}[$__rate_interval]))
                         """,
                         instant=True,
                     ),

@@ -28,22 +28,22 @@ BOARD = Board(
             "Now",
             [
                 number(
-                    "Capture to final answer, P95",
+                    "Capture to level, P95",
                     promql(
                         """
                         histogram_quantile(0.95, sum by (le) (
-                            rate(capture_to_stage_seconds_bucket{stage="final"}[$__rate_interval])))
+                            rate(capture_to_stage_seconds_bucket{stage="level"}[$__rate_interval])))
                         """,
                         instant=True,
                     ),
-                    says="Seconds from the capture of a frame until the whole answer on one of its groups.",
+                    says="Seconds from the capture of a frame until the level of one of its groups was read from the stream.",
                     unit="s",
                     marks=thresholds((None, GOOD), (2, WARNING), (5, BAD)),
                 ),
                 number(
                     "Services up",
                     promql("sum(up)", instant=True),
-                    says="Targets that Prometheus reaches.",
+                    says="Services that Prometheus reaches.",
                 ),
                 number(
                     "Cameras up",
@@ -58,8 +58,8 @@ BOARD = Board(
                 ),
                 number(
                     "Consumer lag",
-                    promql("max(kafka_consumer_lag)", instant=True),
-                    says="Messages that the slowest consumer has not committed, of its fullest partition.",
+                    promql("max(group:kafka_lag:sum)", instant=True),
+                    says="Messages that the slowest group has not committed.",
                     marks=thresholds((None, GOOD), (50, WARNING), (1000, BAD)),
                 ),
                 number(
@@ -80,18 +80,25 @@ BOARD = Board(
                         """,
                         "{{stage}}",
                     ),
-                    says="Seconds from a frame's capture until each stage; the stages follow one another.",
+                    says="Seconds from a frame's capture until each stage; docs/metrics.md names the stages in their order.",
                     unit="s",
                     marks=thresholds((None, GOOD), (2, BAD)),
                 ),
                 cells(
-                    "Capture to final answer",
+                    "Capture to level",
                     promql(
-                        'sum by (le) (increase(capture_to_stage_seconds_bucket{stage="final"}[$__rate_interval]))',
+                        'sum by (le) (increase(capture_to_stage_seconds_bucket{stage="level"}[$__rate_interval]))',
                         "{{le}}",
                         buckets=True,
                     ),
-                    says="How many groups took how long.",
+                    says="How many groups took how long until their level was known.",
+                ),
+                lines(
+                    "Where the seconds go",
+                    promql("hop:capture_to_push_seconds:mean5m", "{{hop}}"),
+                    says="Mean seconds of each hop from capture to the browsers, of a streamed level; they add up.",
+                    unit="s",
+                    stacked=True,
                 ),
                 lines(
                     "Groups",
@@ -120,6 +127,12 @@ BOARD = Board(
                     "Alerts by state",
                     promql("sum by (state) (increase(alerts_total[$__rate_interval]))", "{{state}}"),
                     says="Alerts that reached a state.",
+                ),
+                lines(
+                    "Waiting in the ledger",
+                    promql("sum by (lane) (ledger_tasks_waiting)", "{{lane}}"),
+                    promql("sum(windows_due)", "windows due"),
+                    says="Groups that nobody has claimed, by the lane they wait for, and closed windows that no run has completed.",
                 ),
                 lines(
                     "Browsers",
@@ -175,7 +188,7 @@ BOARD = Board(
             [
                 lines(
                     "Consumer lag by group",
-                    promql("sum by (group) (kafka_consumer_lag)", "{{group}}"),
+                    promql("group:kafka_lag:sum", "{{group}}"),
                     says="Messages that a group has not committed.",
                     marks=thresholds((None, GOOD), (1000, BAD)),
                 ),
@@ -193,7 +206,7 @@ BOARD = Board(
                 ),
                 lines(
                     "Memory",
-                    promql("sum by (job, instance) (process_resident_memory_bytes)", "{{job}} {{instance}}"),
+                    promql("sum by (service) (process_resident_memory_bytes)", "{{service}}"),
                     says="Resident memory of each service.",
                     unit="bytes",
                 ),

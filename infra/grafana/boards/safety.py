@@ -71,7 +71,9 @@ BOARD = Board(
                     "False alarms",
                     sql("""
                         select sum(rejected)::float8 / nullif(sum(judged), 0) as rate from marts.false_alarm_rate
-                        where camera_id in (${camera:sqlstring}) and $__timeFilter(day::timestamptz)
+                        where camera_id in (${camera:sqlstring})
+                            and day between ($__timeFrom()::timestamptz at time zone 'UTC')::date
+                                and ($__timeTo()::timestamptz at time zone 'UTC')::date
                     """),
                     says="Of the alerts that people judged, the share that they rejected.",
                     unit="percentunit",
@@ -81,7 +83,9 @@ BOARD = Board(
                     "Judged",
                     sql("""
                         select sum(judged)::float8 / nullif(sum(alerts), 0) as share from marts.false_alarm_rate
-                        where camera_id in (${camera:sqlstring}) and $__timeFilter(day::timestamptz)
+                        where camera_id in (${camera:sqlstring})
+                            and day between ($__timeFrom()::timestamptz at time zone 'UTC')::date
+                                and ($__timeTo()::timestamptz at time zone 'UTC')::date
                     """),
                     says="The share of alerts that somebody judged: what the rate of false alarms stands on.",
                     unit="percentunit",
@@ -151,7 +155,9 @@ BOARD = Board(
                         select day::timestamptz as time, false_alarm_rate as rate,
                             false_alarm_rate_lower as "95 % from", false_alarm_rate_upper as "95 % to"
                         from marts.false_alarm_rate
-                        where camera_id = '*' and $__timeFilter(day::timestamptz) and judged > 0
+                        where camera_id = '*' and judged > 0
+                            and day between ($__timeFrom()::timestamptz at time zone 'UTC')::date
+                                and ($__timeTo()::timestamptz at time zone 'UTC')::date
                         order by 1
                         """,
                         "time_series",
