@@ -119,6 +119,9 @@ SELECT camera_id, count(*) FROM expired GROUP BY 1
 _SMALL = {
     "camera_window": "DELETE FROM camera_window WHERE window_start < :before",
     "backfill_task": "DELETE FROM backfill_task WHERE captured_at < :before",
+    "shadow_window": "DELETE FROM shadow_window WHERE window_start < :before",
+    # the drift watch looks back further than frames may be kept (monitoring.drift_weeks, 12 at most)
+    "detection_profile": "DELETE FROM detection_profile WHERE hour < :before - interval '12 weeks'",
     # whatever became of it: nobody is rung up for what is that old. A digest is never older than what it tells
     "notification": "DELETE FROM notification WHERE created_at < :before",
     "incident": "DELETE FROM incident WHERE last_at < :before AND (ended_at IS NOT NULL OR kind = 'run_failed')",

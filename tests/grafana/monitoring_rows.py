@@ -23,7 +23,7 @@ CAR, PERSON = (100.0, 300.0, 180.0, 360.0), (190.0, 300.0, 215.0, 370.0)
 
 
 def fill_monitoring(engine: Engine, cameras: list[str]) -> None:
-    """Two evaluations, three days of verdicts on each camera, a challenger with answers to some live groups."""
+    """A decision of the gate, two evaluations, three days of verdicts on each camera, a challenger with answers to some live groups."""
     for weights, found in (("old.onnx", ("car",)), ("new.onnx", ("car", "person"))):
         keep_report(engine, _report(weights, found))
     today = datetime.now(UTC).date()
@@ -37,6 +37,7 @@ def fill_monitoring(engine: Engine, cameras: list[str]) -> None:
     challenger = start_shadow(engine, "v1", "simulated-vl", 0.1)
     with transaction(engine) as connection:
         connection.execute(text(_ANSWERS), {"run": challenger.run})
+        connection.execute(text(_DECISION))
 
 
 def _report(weights: str, found: tuple[str, ...]) -> DetectorReport:
@@ -69,4 +70,15 @@ _ANSWERS = """
 INSERT INTO risk_assessment
 SELECT (jsonb_populate_record(r, jsonb_build_object('run', :run, 'is_current', false, 'risk_level', 'low'))).*
 FROM risk_assessment r WHERE r.run = 'live' LIMIT 50
+"""
+
+_DECISION = """
+WITH runs AS (
+    INSERT INTO evaluation_run (run, prompt_version, prompt_digest, model, set_version)
+    VALUES ('a', 'v2', 'd', 'simulated-vl', 1), ('b', 'v3', 'e', 'simulated-vl', 1)
+)
+INSERT INTO prompt_decision (champion, challenger, model, set_version, champion_run, challenger_run, verdict, reasons, cases,
+    clusters, coverage, differences, decided_by)
+VALUES ('v2', 'v3', 'simulated-vl', 1, 'a', 'b', 'no_evidence', '{}', 40, 12, 1, '[{"metric": "recall_high",
+    "champion": 0.8, "challenger": 0.9, "difference": 0.1, "low": -0.1, "high": 0.3, "p": 0.4, "p_adjusted": 0.4}]', 'ann')
 """

@@ -1,4 +1,4 @@
-"""Evaluation: how good the detector is, whether cameras show what they have shown, what challengers say in the shadow."""
+"""Evaluation: prompts against each other, how good the detector is, whether cameras drift, challengers in the shadow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from infra.grafana.declaration import (
 BOARD = Board(
     uid="evaluation",
     title="Evaluation",
-    says="How good the detector is, whether cameras show what they have shown, what challengers say beside the champion.",
+    says="Prompts against each other, how good the detector is, whether cameras show what they have shown.",
     sections=[
         Section(
             "Now",
@@ -84,6 +84,27 @@ BOARD = Board(
                     "Challengers in the shadow",
                     sql("select count(distinct run) from marts.shadow_comparison where is_active"),
                     says="Prompts or models that assess a share of the live groups now, without alerting.",
+                ),
+            ],
+        ),
+        Section(
+            "Prompts",
+            [
+                rows(
+                    "What the gate decided",
+                    sql("""
+                        select decided_at, challenger, champion, model, verdict, is_promoted, metric, champion_value,
+                            challenger_value, difference, difference_low, difference_high, p_adjusted, cases, camera_days,
+                            challenger_coverage
+                        from marts.prompt_comparison order by decided_at desc, metric limit 100
+                    """),
+                    says="Each guarded metric of each decision: champion and challenger on the same held-out cases, and how surely they differ.",
+                    units={
+                        "champion_value": "percentunit",
+                        "challenger_value": "percentunit",
+                        "difference": "percentunit",
+                        "challenger_coverage": "percentunit",
+                    },
                 ),
             ],
         ),
