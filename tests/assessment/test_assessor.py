@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine
@@ -174,7 +174,7 @@ async def test_a_call_that_was_written_but_never_sent_is_not_left_open(
 ) -> None:
     write = assessments.start_call
 
-    def slow(engine: Engine, held: Claim, **details: str) -> str:
+    def slow(engine: Engine, held: Claim, **details: Any) -> str:
         call_id = write(engine, held, **details)
         time.sleep(0.5)  # the row is there, the caller does not know it yet
         return call_id

@@ -17,7 +17,7 @@ from dangerous_driving.assessment.llm import LlmClient, Reply
 from dangerous_driving.assessment.window_run import assess_window
 from dangerous_driving.assessment.windows import window_of
 from dangerous_driving.contracts import Lane, Stage
-from dangerous_driving.errors import LlmRequestError
+from dangerous_driving.errors import LlmRequestError, StaleClaimError
 from dangerous_driving.ledger import assessments, claims, invariants
 from dangerous_driving.ledger.calls import CallFilter, list_calls
 from dangerous_driving.settings.assessment import BudgetSettings
@@ -409,7 +409,7 @@ def test_a_shared_call_needs_all_its_claims(sharing: Bench, now: datetime) -> No
         sharing.engine, worker, captured_after=now - timedelta(minutes=1), limit=2
     )
     claims.release(sharing.engine, [second], lane=Lane.WINDOW, reason="away")
-    with pytest.raises(assessments.StaleClaimError, match="shares a call"):
+    with pytest.raises(StaleClaimError, match="shares a call"):
         assessments.start_call(
             sharing.engine, first, run="live", lane="realtime", key_hash="k", model="m", prompt_version="v2-frame",
             shared_with=[second],
