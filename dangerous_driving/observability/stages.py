@@ -132,4 +132,4 @@ def frame_pushed(result: DetectionResult, *, at: datetime) -> None:
 
 def _observe(stage: str, captured_at: datetime, at: datetime, remembered: dict[str, str] | None) -> None:
     # a camera's clock may be ahead of ours
-    STAGE_SECONDS.labels(stage=str(stage)).observe(max(0.0, (at - captured_at).total_seconds()), remembered)
+    STAGE_SECONDS.labels(str(stage)).observe(max(0.0, (at - captured_at).total_seconds()), remembered)
