@@ -40,7 +40,6 @@ def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
         "alert_digest": ["risk_assessments"],
         "camera_inventory": ["cameras"],
         "retention": [],
-        "detector_evaluation": [],
         "detection_drift": ["frames"],
         "shadow_assessments": ["risk_assessments"],
         "evaluation_cases": ["risk_assessments"],
