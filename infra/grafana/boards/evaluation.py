@@ -173,7 +173,10 @@ BOARD = Board(
                     sql(
                         """
                         select day_started_at as time, camera_name as metric, max(psi) as value from marts.drift
-                        where $__timeFilter(day_started_at) and psi is not null group by 1, 2 order by 1
+                        where psi is not null
+                            and day between ($__timeFrom()::timestamptz at time zone 'UTC')::date - 1
+                                and ($__timeTo()::timestamptz at time zone 'UTC')::date
+                        group by 1, 2 order by 1
                         """,
                         shape="time_series",
                     ),
