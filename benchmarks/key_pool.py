@@ -55,7 +55,7 @@ class Scale:
 
 
 # four whole minutes: the pool's margin makes a minute's burst longer, and what is left of one at the end would be cut off
-FULL = Scale(60.0, 300, 242.0, 65.0, 15.0)
+FULL = Scale(60.0, 300, 240.0, 65.0, 15.0)
 QUICK = Scale(10.0, 50, 12.0, 11.0, 5.0)
 
 
