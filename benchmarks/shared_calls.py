@@ -39,7 +39,7 @@ def measure(rate: float, share: int, after: float, seconds: float) -> dict[str, 
             "--qps", str(QPS), "--share", str(share), "--share-after", str(after),
         ]  # fmt: skip
         ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(ended.stdout)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])  # behind what the lane logged
     return found
 
 
@@ -76,7 +76,9 @@ def main() -> None:
     for load, rate in LOADS.items():
         for way, (share, after) in WAYS.items():
             found[load, way] = measure(rate, share, after, seconds)
-            print(f"[{len(found)}/{len(LOADS) * len(WAYS)}] {load}, {way}", flush=True)
+            part = found[load, way]
+            told = f"{part['answered']} of {part['tasks']} groups answered with {part['calls']} calls"
+            print(f"[{len(found)}/{len(LOADS) * len(WAYS)}] {load}, {way}: {told}", flush=True)
     tell("shared_calls_quick" if given.quick else "shared_calls", figures(found))
 
 
