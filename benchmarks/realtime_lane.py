@@ -161,7 +161,7 @@ async def run(given: argparse.Namespace) -> dict[str, Any]:
             stop.set()
             await running
             watching.cancel()
-        machine_pause = float((await machine.communicate())[0])
+        machine_pause = float((await machine.communicate(b""))[0])
         await pool.close()
         engine.dispose()
     to_call = [sent[task] - at for task, at in feed.read.items() if task in sent]

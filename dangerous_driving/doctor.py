@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from dangerous_driving.assessment.keys import Key, load_keys
 from dangerous_driving.assessment.llm import LlmClient
-from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.assessment.prompt import load_frame_prompt, load_prompt
 from dangerous_driving.errors import (
     DangerousDrivingError,
     KeyRejectedError,
@@ -43,9 +43,7 @@ def examine(settings: Settings) -> list[Finding]:
         "broker": broker,
         "object store": object_store,
         "weights": weights,
-        "prompt": lambda found: (
-            f"version {load_prompt(found.llm.prompt_version, folder=found.llm.prompt_folder).version}"
-        ),
+        "prompt": prompts,
     }
     if settings.redis.url is not None:
         parts["redis"] = redis
@@ -58,6 +56,15 @@ def _finding(part: str, look: Callable[[], str]) -> Finding:
         return Finding(part, True, look())
     except DangerousDrivingError as error:
         return Finding(part, False, str(error))
+
+
+def prompts(settings: Settings) -> str:
+    """Read the prompt, and the one for several groups where calls are shared."""
+    version, folder = settings.llm.prompt_version, settings.llm.prompt_folder
+    found = [load_prompt(version, folder=folder)]
+    if settings.assessment.coalesce_groups > 1:
+        found.append(load_frame_prompt(version, folder=folder))
+    return f"version {' and '.join(prompt.version for prompt in found)}"
 
 
 def database(settings: Settings) -> str:

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
+from dangerous_driving import doctor
 from dangerous_driving.assessment import prompt as prompt_module
 from dangerous_driving.assessment.prompt import available_versions, load_frame_prompt, load_prompt
 from dangerous_driving.assessment.risk import SEVERITIES
 from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.errors import ConfigError, PictureError
-from dangerous_driving.settings import CameraContext
+from dangerous_driving.settings import AssessmentSettings, CameraContext, LlmSettings, Settings
 from dangerous_driving.simulation.llm_answers import groups_in, road_users_in
 
 DIGESTS = {"v1": "5ab2f6f3ac4ae3c1", "v2-zh": "173e7dded355ff27", "v2": "5c66f3293a1ad4c7"}
@@ -226,3 +227,13 @@ def test_a_version_without_one_for_several_groups_is_refused_with_the_remedy() -
 def _digest(version: str) -> str:
     file = Path(prompt_module.__file__).parent / "prompts" / f"{version}.yaml"
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def test_the_doctor_looks_at_the_prompt_for_several_groups_where_calls_are_shared() -> None:
+    settings = Settings()
+    assert doctor.prompts(settings) == "version v2"
+    shared = settings.model_copy(update={"assessment": AssessmentSettings(coalesce_groups=3)})
+    assert doctor.prompts(shared) == "version v2 and v2-frame"
+    old = shared.model_copy(update={"llm": LlmSettings(prompt_version="v1")})
+    with pytest.raises(ConfigError, match="v1-frame"):
+        doctor.prompts(old)
