@@ -118,7 +118,7 @@ SYSTEM_PACKAGES := chromium fonts-dejavu-core python3-gi gir1.2-gst-rtsp-server-
 	prometheus prometheus-alertmanager rsyslog rsyslog-elasticsearch
 system-packages:
 	@if ! { command -v chromium && command -v java && command -v mvn && command -v mosquitto && command -v redis-server \
-			&& command -v promtool && command -v amtool && command -v rsyslogd \
+			&& command -v promtool && command -v amtool && ls /usr/lib/*/rsyslog/omelasticsearch.so \
 			&& /usr/bin/python3 tests/servers/stream.py check; } >/dev/null 2>&1 \
 			&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \

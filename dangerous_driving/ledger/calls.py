@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Engine, select, tuple_
+from sqlalchemy import Engine, literal, select, tuple_
 
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.tables import LlmCall
@@ -56,7 +56,7 @@ def list_calls(engine: Engine, wanted: CallFilter, *, limit: int) -> list[Call]:
         chosen.append(
             LlmCall.started_at < wanted.before
             if wanted.before_id is None
-            else tuple_(LlmCall.started_at, LlmCall.call_id) < tuple_(wanted.before, wanted.before_id)
+            else tuple_(LlmCall.started_at, LlmCall.call_id) < tuple_(literal(wanted.before), literal(wanted.before_id))
         )
     chosen += [
         getattr(LlmCall, name) == value

@@ -19,7 +19,7 @@ from prometheus_client import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
-disable_created_metrics()  # a second series for each counter and bucket, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and bucket, which nobody asks for
 
 #: Characters of names and values together, by the OpenMetrics specification
 EXEMPLAR_LENGTH = 128
@@ -31,7 +31,8 @@ def exposition(accept: str | None, registry: CollectorRegistry = REGISTRY) -> tu
     Prometheus asks for OpenMetrics, which alone has exemplars: the id of a task in each bucket of a histogram.
     """
     if "application/openmetrics-text" in (accept or ""):
-        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
+        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

@@ -26,7 +26,7 @@ from dangerous_driving.errors import ConfigError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace.export import SpanProcessor
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import SpanContext
 
 log = structlog.get_logger(__name__)
