@@ -7,7 +7,7 @@
 # make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
 # make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
 # make benchmark-key-pool  the key pool against others (16 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
-# make grafana  the dashboards' JSON, from infra/grafana/boards
+# make grafana  the dashboards' JSON, from infra/grafana/boards; make benchmark-marts: dbt on ten million assessments (an hour; ARGS=--quick)
 # make dashboards  each alert rule fires and resolves: a demo, real Prometheus and Alertmanager, one fault after the other (10 min)
 # make proof-logs  logs through rsyslog into OpenSearch, which is killed on the way: every line once
 # make check   lint, types, format, definitions
@@ -25,7 +25,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs grafana
+.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs grafana benchmark-marts
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -186,6 +186,9 @@ page-scripts:
 # infra/grafana/dashboards, from infra/grafana/boards.
 grafana: $(VENV)/.dev
 	$(BIN)/python -m infra.grafana.generate $(ARGS)
+
+benchmark-marts: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.marts $(ARGS)
 
 # docs/asyncapi.yaml, from the models of the messages.
 api-documents: $(VENV)/.dev
