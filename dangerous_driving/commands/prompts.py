@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from dangerous_driving.commands.cases import ConfigOption, DataDirOption, opened
 
@@ -167,7 +167,15 @@ def runs(
 
     with opened(config, data_dir) as (_, engine, _store):
         found = list_runs(engine, limit=limit)
-    table = Table("run", "state", "begun (UTC)", "cases", "recall high", "level right", "report")
+    table = Table(
+        Column("run", overflow="fold"),
+        "state",
+        "begun (UTC)",
+        "cases",
+        "recall high",
+        "level right",
+        Column("report", overflow="fold"),
+    )
     for row in found:
         figures = {item["metric"]: item["value"] for item in row.figures if item["split"] == "held_out"}
         table.add_row(

@@ -90,7 +90,9 @@ def estimates_plot(rows: Sequence[tuple[str, Estimate]]) -> bytes:
             f"{item.value:.2f}", (item.value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8
         )
     _named(axes, [words for words, _ in rows])
-    axes.set_xlim(-0.02, 1.02)
+    # agreement beyond chance may be worse than chance
+    least = min((side for _, item in rows for side in (item.value, item.low) if side is not None), default=0.0)
+    axes.set_xlim(min(least - 0.04, -0.02), 1.02)
     axes.set_xlabel("0: never, 1: always (line: 95 % interval)")
     return _png(figure)
 

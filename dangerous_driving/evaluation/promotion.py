@@ -210,7 +210,9 @@ def roll_back(settings: Settings, engine: Engine, *, by: str, note: str = "") ->
     target = rollback_target(history[::-1])
     if target is None:
         raise ConfigError(
-            "prompts rollback", "no prompt was promoted, there is nothing to go back to", "see: prompts list"
+            "prompts rollback",
+            "no prompt was in use before this one, there is nothing to go back to",
+            "see: prompts list",
         )
     prompt = load_prompt(target, folder=settings.llm.prompt_folder)
     made = promotions.promote(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from dangerous_driving.assessment.keys import configured_hashes
 from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.evaluation.asking import asks_of
@@ -18,6 +20,7 @@ from dangerous_driving.evaluation.gate import GateVerdict
 from dangerous_driving.evaluation.promotion import nightly_rulings, rule
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.evaluation_cases import add_cases, set_cases
+from dangerous_driving.ledger.invariants import verify
 from dangerous_driving.settings.assessment import BudgetSettings
 
 from .conftest import Bench, cases, write_prompt
@@ -67,6 +70,25 @@ async def test_a_run_that_is_broken_off_goes_on_where_it_was(bench: Bench) -> No
     assert rows(bench, "SELECT count(*) FROM evaluation_result WHERE state = 'answered'") == [(60,)]
     # every call that brought an answer brought one, none was paid twice
     assert rows(bench, "SELECT count(*) FROM llm_call WHERE status = 'ok'") == [(60,)]
+
+
+async def test_the_invariants_of_the_ledger_hold_of_an_evaluation(bench: Bench) -> None:
+    bench.add(8)
+    await bench.evaluate("a")
+    now = datetime.now(UTC)
+    found = verify(
+        bench.engine,
+        bench.store,
+        since=now - timedelta(hours=1),
+        until=now + timedelta(hours=1),
+        window_length=3600,
+        key_hashes=configured_hashes(bench.settings.keys),
+    )
+    assert found.violations == ()
+    with transaction(bench.engine) as connection:
+        connection.execute(text("DELETE FROM evaluation_case WHERE case_id = (SELECT min(task_id) FROM llm_call)"))
+    broken = verify(bench.engine, bench.store, since=now - timedelta(hours=1), until=now, window_length=3600)
+    assert {item.rule for item in broken.violations} == {"every call belongs to a task or to a case of the evaluation"}
 
 
 async def test_cases_without_a_picture_are_answers_that_are_missing(bench: Bench) -> None:

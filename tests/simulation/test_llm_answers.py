@@ -132,3 +132,34 @@ def test_several_groups_are_answered_one_by_one_as_each_is_alone() -> None:
     alone = [json.loads(answer_to(messages(*objects))) for objects in (crossing, apart)]
     assert told == [{"groupIndex": 3, **alone[0]}, {"groupIndex": 1, **alone[1]}]
     assert json.loads(answer_to(asked, omit=1.0, chance=random.Random(1))) == {"groups": []}  # noqa: S311
+
+
+def asked(skill: str, *, words: str = "Judge this.", count: int = 400) -> float:
+    """The share of levels that a prompt of this skill has right."""
+    draw = random.Random(1)  # noqa: S311
+    right = 0
+    for _ in range(count):
+        x, y = draw.uniform(0, 400), draw.uniform(0, 60)
+        users = (("car", CAR), ("person", (x, 90 + y, x + 40, 202 + y)))
+        system = {"role": "system", "content": f"{words} {skill}"}
+        given = parse_answer(answer_to([system, *messages(*users)]), range(100)).risk_level
+        right += given is level(*users)
+    return right / count
+
+
+def test_a_prompt_says_how_well_it_is_answered() -> None:
+    assert asked("[simulated skill 1]") == asked("[simulated skill 1.0]") == asked("") == 1.0
+    assert 0.6 < asked("[simulated skill 0.7]") < 0.8
+    assert asked("[simulated skill 0]") == 0.0
+    assert asked("[simulated skill 7]") == 1.0  # no skill at all
+
+
+def test_two_prompts_of_one_skill_are_wrong_on_different_groups() -> None:
+    users = [(("car", CAR), ("person", (float(x), 110, x + 40.0, 222))) for x in range(0, 400, 4)]
+
+    def answers(words: str) -> list[str]:
+        system = {"role": "system", "content": f"{words} [simulated skill 0.5]"}
+        return [answer_to([system, *messages(*pair)]) for pair in users]
+
+    assert answers("one") == answers("one")
+    assert answers("one") != answers("two")
