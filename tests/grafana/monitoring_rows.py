@@ -68,7 +68,7 @@ def _report(weights: str, found: tuple[str, ...]) -> DetectorReport:
 
 _ANSWERS = """
 INSERT INTO risk_assessment
-SELECT (jsonb_populate_record(r, jsonb_build_object('run', :run, 'is_current', false, 'risk_level', 'low'))).*
+SELECT (jsonb_populate_record(r, jsonb_build_object('run', CAST(:run AS text), 'is_current', false, 'risk_level', 'low'))).*
 FROM risk_assessment r WHERE r.run = 'live' LIMIT 50
 """
 
