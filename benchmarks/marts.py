@@ -42,7 +42,7 @@ CONFIGURATION = {
     "shared_buffers": "2GB", "max_wal_size": "8GB", "fsync": "off", "full_page_writes": "off", "wal_level": "minimal",
     "max_wal_senders": "0", "checkpoint_timeout": "30min", "work_mem": "64MB", "maintenance_work_mem": "512MB",
 }  # fmt: skip
-STEPS = (1_000_000, 10_000_000)
+STEPS = (1_000_000, 2_000_000, 10_000_000)
 QUICK_STEPS = (30_000, 100_000)
 WRITERS = 2
 
@@ -157,8 +157,13 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with server_with_settings(folder) as server:
-            if measure(server, State(folder / "state.json"), folder, traffic, steps, stop):
-                report("marts_quick" if arguments.quick else "marts", State(folder / "state.json").values, steps)
+            state = State(folder / "state.json")
+            whole = measure(server, state, folder, traffic, steps, stop)
+            done = tuple(step for step in steps if step in state.values["built"])
+            if len(done) > 1:
+                report("marts_quick" if arguments.quick else "marts", state.values, done)
+            if not whole:
+                print(f"stopped before {steps[-1]:,}: run it again with --folder {folder}")
 
 
 def measure(

@@ -125,9 +125,15 @@ class Run:
             "--config",
             str(self.settings),
         ]
-        subprocess.run(
-            command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=540
-        )
+        with (self.folder / "windows.log").open("ab") as output:
+            subprocess.run(command, cwd=ROOT, check=False, stdout=output, stderr=output, timeout=540)
+
+    def why_windows_wait(self) -> str:
+        """What window runs said of their windows, the last lines."""
+        log = self.folder / "windows.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        told = [line for line in lines if any(word in line for word in ("given_up", "not_completed", "; ", "Error"))]
+        return "\n".join(told[-8:])
 
     def _end(self) -> None:
         for process in self.processes:
@@ -221,6 +227,12 @@ def prove(folder: Path, *, seconds: float, kills: int, schedulers: int, rate: fl
 def examine(run: Run, proof: Proof) -> None:
     """What the ledger says against what the endpoint counted."""
     proof.states = dict(run.rows("SELECT state, count(*) FROM assessment_task GROUP BY 1"))
+    if proof.states.get("pending") or proof.states.get("claimed"):
+        for row in run.rows(
+            "SELECT state, lane, reason, count(*) FROM assessment_task WHERE state IN ('pending', 'claimed') GROUP BY 1, 2, 3"
+        ):
+            print("left:", *row, flush=True)
+        print(run.why_windows_wait(), flush=True)
     proof.causes = dict(
         run.rows("SELECT failure_code, count(*) FROM assessment_task WHERE state = 'failed' GROUP BY 1")
     )
@@ -228,7 +240,11 @@ def examine(run: Run, proof: Proof) -> None:
     proof.assessments = len(run.rows("SELECT 1 FROM risk_assessment WHERE is_current"))
     # tasks that were paid for twice: two calls that ended well
     proof.twice = len(run.rows("SELECT task_id FROM llm_call WHERE status = 'ok' GROUP BY 1 HAVING count(*) > 1"))
-    proof.refused = proof.calls.get("ok", 0) - proof.assessments
+    proof.refused = len(
+        run.rows(
+            "SELECT 1 FROM llm_call c WHERE status = 'ok' AND NOT EXISTS (SELECT 1 FROM risk_assessment r WHERE r.call_id = c.call_id)"
+        )
+    )
     state = run.endpoint.state()
     proof.requests, proof.rate_limited = state["requests"], state["rate_limited"]
     calls = Counter(proof.calls)
@@ -256,7 +272,11 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         proof = prove(
-            Path(folder), seconds=given.seconds, kills=given.kills, schedulers=given.schedulers, rate=given.rate
+            Path(folder),
+            seconds=given.seconds,
+            kills=given.kills,
+            schedulers=given.schedulers,
+            rate=given.rate,
         )
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     print(f"commit {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine()}")

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ from proofs.traffic import say
 
 #: s until a fault's alert must have come, and until its end must have
 PATIENCE = 240.0
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 #: Calls of the realtime lane in the day's budget that the demo starts with: some seconds' worth.
 SMALL_BUDGET = 60
 #: Messages that are put before a frozen service: more than the 1,000 that are allowed.
@@ -173,12 +173,13 @@ class Demo:
 
 
 @contextmanager
-def demo(folder: Path, cameras: int, patience: float) -> Iterator[Demo]:
+def demo(folder: Path, cameras: int, patience: float, *, dagster: bool) -> Iterator[Demo]:
     """A demo within the block; its log lies beside its folder."""
-    page, dagster = free_port(), free_port()
+    page = free_port()
     command = [
         sys.executable, "-m", "dangerous_driving.cli", "demo", "--data-dir", str(folder), "--port", str(page),
-        "--dagster-port", str(dagster), "--cameras", str(cameras), "--seconds", "36000",
+        *(("--dagster-port", str(free_port())) if dagster else ("--no-dagster",)),
+        "--cameras", str(cameras), "--seconds", "36000",
     ]  # fmt: skip
     environment = os.environ | {
         "DD_KEYS__BUDGETS": f'{{"realtime": {{"calls": {SMALL_BUDGET}}}}}',
@@ -376,6 +377,8 @@ FAULTS: dict[str, Callable[[Proof], None]] = {
     "camera": Proof.camera_off,
     "window": Proof.overdue,
 }
+#: A run of none of these does without, and starts sooner.
+NEED_DAGSTER = {"keys", "window"}
 
 
 def free_port() -> int:
@@ -395,21 +398,36 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float) -> None:
         time.sleep(0.25)
 
 
-def table(seen: Sequence[Seen]) -> list[str]:
-    """As Markdown."""
+HEAD = ("rule", "fault provoked", "at the webhook after", "resolved after", "commit, UTC, load")
+
+
+def rows_of(seen: Sequence[Seen]) -> dict[str, tuple[str, ...]]:
+    """The table's cells by rule."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
 
     def after(seconds: float | None) -> str:
         return "**not seen**" if seconds is None else f"{seconds:.1f} s"
 
-    rows = [f"| `{item.rule}` | {item.fault} | {after(item.fired)} | {after(item.resolved)} |" for item in seen]
-    return ["| rule | fault provoked | at the webhook after | resolved after |", "|---|---|---|---|", *rows]
+    run = f"{commit.strip()}, {datetime.now(UTC):%Y-%m-%d %H:%M}, {os.getloadavg()[1]:.0f}"
+    return {item.rule: (f"`{item.rule}`", item.fault, after(item.fired), after(item.resolved), run) for item in seen}
 
 
-def record(file: Path, seen: Sequence[Seen], factor: float, seconds: float) -> None:
-    """Keep what was seen, with commit and machine."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+def recorded(file: Path) -> dict[str, tuple[str, ...]]:
+    """The rows of earlier runs."""
+    if not file.exists():
+        return {}
+    cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in file.read_text().splitlines()]
+    return {row[0].strip("`"): row for row in cells if len(row) == len(HEAD) and row[0].startswith("`")}
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    """As Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows))
+
+
+def record(file: Path, rows: dict[str, tuple[str, ...]], factor: float) -> None:
+    """Keep what was seen; rules that this run was not about keep the row that they have."""
+    kept = recorded(file) | rows
     text = f"""\
 # Every alert rule fires and resolves
 
@@ -417,14 +435,14 @@ def record(file: Path, seen: Sequence[Seen], factor: float, seconds: float) -> N
 provokes the faults below one after the other: the endpoint becomes slow, fails, refuses all keys; processes are frozen; a stream
 breaks off. Seconds count from the moment at which the fault was done (or mended) until a webhook was told. The demo starts with a
 budget of {SMALL_BUDGET} calls for the realtime lane, so that first time is how long the cameras took to use it up; then it is raised.
+`make dashboards ARGS="--only slow"` provokes one of them, and renews its rows alone.
 
 All durations (the rules' `for:` and ranges, scrapes, evaluations, Alertmanager's waits) are divided by {factor:g}; thresholds are those
 of `infra/prometheus/rules/alerts.yml`. `make test` runs the unit tests of all rules (promtool) and two of them end to end.
 
-{chr(10).join(table(seen))}
+{table(kept.values())}
 
-Commit {commit}, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()};
-{seconds:.0f} s in all, load average {os.getloadavg()[1]:.1f} over the last five minutes.
+{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}; load: average of five minutes.
 """
     file.write_text(text, encoding="utf-8")
 
@@ -435,11 +453,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="these faults alone")
     parser.add_argument("--factor", type=float, default=20.0, help="by which durations are divided")
     parser.add_argument("--cameras", type=int, default=4)
-    parser.add_argument("--record", type=Path, help="where the result is kept (of a whole run)")
+    parser.add_argument("--record", type=Path, help="where the result is kept")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: the demo and the servers end with this
     rules = yaml.safe_load((HERE / "rules/alerts.yml").read_text(encoding="utf-8"))
     wanted = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="alert-rules-") as scratch, ExitStack() as stack:
         folder = Path(scratch) / "demo"
         receiver = stack.enter_context(Receiver())
@@ -450,14 +468,17 @@ def main() -> int:
         except MonitoringError as error:
             print(f"error: {error}", file=sys.stderr)
             return 3
-        say("starting a demo with Dagster")
-        running = stack.enter_context(demo(folder, asked.cameras, START_SECONDS))
+        dagster = bool(NEED_DAGSTER & set(asked.only))
+        say(f"starting a demo {'with' if dagster else 'without'} Dagster")
+        running = stack.enter_context(demo(folder, asked.cameras, START_SECONDS, dagster=dagster))
         say("it runs")
         if "budget" not in asked.only:
             running.budget(1_000_000, restart=("assess", "exporter"))
         proof = Proof(running, receiver, monitoring)
         for name in asked.only:
             FAULTS[name](proof)
+            if asked.record:  # fault by fault: a run that is cut off has seen something, too
+                record(asked.record, rows_of(proof.seen), asked.factor)
         # what was mended stays so: not only away because the series that told it was
         time.sleep(5)
         firing = {item.rule for item in proof.seen} & proof.firing()
@@ -465,15 +486,12 @@ def main() -> int:
             print(f"still firing: {', '.join(sorted(firing))}")
         if not running.alive():
             say(folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")[-2000:])
-    print("\n".join(table(proof.seen)))
+    rows = rows_of(proof.seen)
+    print(table(rows.values()))
     complete = not firing and all(item.fired is not None and item.resolved is not None for item in proof.seen)
-    unseen = wanted - {item.rule for item in proof.seen}
-    if asked.only == list(FAULTS):
-        complete = complete and not unseen
-        if unseen:
-            print(f"no fault for: {', '.join(sorted(unseen))}")
-        if asked.record:
-            record(asked.record, proof.seen, asked.factor, time.monotonic() - began)
+    if asked.only == list(FAULTS) and (unseen := wanted - rows.keys()):
+        complete = False
+        print(f"no fault for: {', '.join(sorted(unseen))}")
     print("held: each rule fired and resolved" if complete else "NOT held")
     return 0 if complete else 1
 

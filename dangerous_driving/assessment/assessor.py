@@ -372,7 +372,7 @@ class Assessor:
             self._caller.metadata(lane, retries, self.prompts.group.version),
             at=datetime.now(UTC),
         )
-        await asyncio.to_thread(self.publisher.failed, result)
+        self.publisher.failed(result)
         return Outcome.FAILED
 
 

@@ -20,11 +20,10 @@ from dangerous_driving.assessment.prompt import load_prompt
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.shadow import SHADOW_PREFIX
 from dangerous_driving.assessment.window_run import (
-    WAIT_SECONDS,
     WindowReport,
-    assess_claims,
     each,
     patiently,
+    until_covered,
     with_costs,
 )
 from dangerous_driving.assessment.windows import Window
@@ -32,6 +31,7 @@ from dangerous_driving.contracts import LIVE_RUN, Lane, RiskAssessmentResult
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger import backfills
 from dangerous_driving.ledger.assessments import AssessmentRecord
+from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.windows import window_coverage
 from dangerous_driving.settings import AssessmentSettings, Settings
 
@@ -147,16 +147,14 @@ async def _backfill_window(
     assessor: Assessor, window: Window, plan: BackfillPlan, settings: AssessmentSettings, slots: asyncio.Semaphore
 ) -> WindowReport:
     engine, attempts = assessor.engine, settings.max_attempts
-    before = await patiently(
-        backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
-    )
-    outcomes: Counter[Outcome] = Counter()
-    error: str | None = None
-    while True:
-        error = await _over_limit(assessor, window, plan)
-        if error:
-            break
-        claims = await patiently(
+
+    async def coverage() -> backfills.BackfillCoverage:
+        return await patiently(
+            backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
+        )
+
+    async def claim() -> list[Claim]:
+        return await patiently(
             backfills.claim_backfill,
             engine,
             plan.run,
@@ -166,28 +164,26 @@ async def _backfill_window(
             limit=settings.batch_size,
             share=plan.share,
         )
-        if claims:
-            outcomes.update(await assess_claims(assessor, claims, Lane.EVALUATION, slots))
-            if outcomes[Outcome.HANDED_BACK]:
-                error = (
-                    "no key may be used for it now, or the budget of the lane evaluation is spent; run it again later"
-                )
-                break
-            if not outcomes[Outcome.ASSESSED]:
-                error = await patiently(backfills.refusal, engine, plan.run, window)
-                if error:
-                    break  # a model that is not known there: no need to ask for all groups, time and again
-        else:
-            coverage = await patiently(
-                backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
-            )
-            if coverage.complete:
-                break
-            await asyncio.sleep(WAIT_SECONDS)  # another run of this backfill holds some
-        assessor.require_alive()
-    after = await patiently(
-        backfills.backfill_coverage, engine, plan.run, window, max_attempts=attempts, share=plan.share
+
+    async def covered() -> bool:
+        return (await coverage()).complete
+
+    before = await coverage()
+
+    async def hindrance(outcomes: Counter[Outcome]) -> str | None:
+        if outcomes and not outcomes[Outcome.ASSESSED]:
+            # a model that is not known there: no need to ask for all groups, time and again
+            refused = await patiently(backfills.refusal, engine, plan.run, window)
+            if refused:
+                return refused
+        return await _over_limit(assessor, window, plan)
+
+    outcomes, error = await until_covered(
+        assessor, Lane.EVALUATION, slots, claim=claim, covered=covered, hindrance=hindrance
     )
+    if outcomes[Outcome.HANDED_BACK]:
+        error = "no key may be used for it now, or the budget of the lane evaluation is spent; run it again later"
+    after = await coverage()
     if after.complete and error is None and plan.make_current:
         await patiently(backfills.make_current, engine, plan.run, window)
     live = await patiently(window_coverage, engine, window)

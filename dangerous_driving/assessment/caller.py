@@ -279,7 +279,7 @@ class Caller:
 
         async def on_text(text: str) -> None:
             nonlocal looked_at
-            if len(announced.groups) == len(question.claims):
+            if looked_at >= question.level_within or len(announced.groups) == len(question.claims):
                 return
             if question.shared and not _BOUNDARY.search(text, looked_at):
                 return
@@ -336,7 +336,6 @@ class Caller:
                 "llm_latency": (now - started).total_seconds(),
             }
         )
-        # it goes into the producer's buffer and does not wait
         self.publisher.provisional(provisional_result(task, level, metadata, at=now))
 
     async def _close_call(self, claim: Claim, call_id: str, outcome: CallOutcome) -> None:

@@ -178,7 +178,7 @@ async def follow_file(settings: KeysSettings, pool: KeyPool) -> None:
             continue
         before = now
         try:
-            keys = load_keys(settings)
+            keys = await asyncio.to_thread(load_keys, settings)
         except ConfigError as error:
             log.warning("key_file_not_taken_up", reason=str(error))
             continue

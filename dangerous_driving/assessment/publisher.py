@@ -24,39 +24,44 @@ log = structlog.get_logger(__name__)
 
 
 class ResultPublisher:
-    """Sends results without making the assessor wait, and notes in the ledger which have arrived."""
+    """Sends results without making the assessor wait, and notes in the ledger which have arrived.
+
+    A thread hands them to the producer, in order: the producer waits for the topic's partitions when it does not know them (or no
+    longer, while the brokers are away), and an event loop that waits with it reads no answers meanwhile.
+    """
 
     BATCH = 100
     REPUBLISH_AFTER = 5.0  # s; younger answers are on their way
+    #: Results that wait for the producer or for their receipts. What finds no room is not lost: the ledger has the answers.
+    ROOM = 2000
 
     def __init__(self, engine: Engine, producer: Sender, *, delivery_timeout: float) -> None:
         self._engine = engine
         self._producer = producer
         self._delivery_timeout = delivery_timeout
-        # bounded: a receipt that finds no room is simply not noted, and the answer is sent once more later
         self._under_way: set[str] = set()
-        self._receipts: queue.Queue[tuple[AssessmentRecord, Receipt] | None] = queue.Queue(maxsize=2000)
-        self._thread = threading.Thread(target=self._note_receipts, name="receipts", daemon=True)
-        self._thread.start()
+        self._outbox: queue.Queue[tuple[RiskAssessmentResult, AssessmentRecord | None] | None] = queue.Queue(self.ROOM)
+        self._receipts: queue.Queue[tuple[AssessmentRecord, Receipt] | None] = queue.Queue(self.ROOM)
+        self._threads = [
+            threading.Thread(target=self._send_all, name="results", daemon=True),
+            threading.Thread(target=self._note_receipts, name="receipts", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def provisional(self, result: RiskAssessmentResult) -> None:
         """Send a streamed level; when it gets lost, the final answer still comes."""
-        self._send(result)
+        self._put(result, None)
 
     def failed(self, result: RiskAssessmentResult) -> None:
         """Send a failure; the ledger has its cause, so it is not sent again."""
-        self._send(result)
+        self._put(result, None)
 
     def final(self, record: AssessmentRecord) -> None:
         """Send an answer that the ledger has."""
-        delivery = self._send(final_result(record))
-        if delivery is not None:
-            try:
-                self._receipts.put_nowait((record, delivery))
-            except queue.Full:
-                log.warning("receipt_not_noted", task_id=record.task_id)
-            else:
-                self._under_way.add(record.task_id)
+        self._under_way.add(record.task_id)
+        if not self._put(final_result(record), record):
+            self._under_way.discard(record.task_id)
 
     def republish(self) -> int:
         """Send live answers that are not known to be on the topic; returns how many."""
@@ -67,16 +72,36 @@ class ResultPublisher:
         return len(records)
 
     def close(self) -> None:
-        """Wait for the receipts of what was sent."""
-        self._receipts.put(None)
-        self._thread.join(self._delivery_timeout)
+        """Send what waits, and wait for the receipts."""
+        self._outbox.put(None)
+        for thread in self._threads:
+            thread.join(self._delivery_timeout)
 
-    def _send(self, result: RiskAssessmentResult) -> Receipt | None:
+    def _put(self, result: RiskAssessmentResult, record: AssessmentRecord | None) -> bool:
         try:
-            return self._producer.send(Topic.RISK_ASSESSMENT_RESULTS, result, key=result.camera_id)
-        except BrokerError as error:
-            log.warning("result_not_sent", task_id=result.task_id, stage=result.stage, reason=str(error))
-            return None
+            self._outbox.put_nowait((result, record))
+        except queue.Full:
+            log.warning(
+                "result_not_sent", task_id=result.task_id, stage=result.stage, reason="too many wait for the brokers"
+            )
+            return False
+        return True
+
+    def _send_all(self) -> None:
+        while (item := self._outbox.get()) is not None:
+            result, record = item
+            try:
+                delivery = self._producer.send(Topic.RISK_ASSESSMENT_RESULTS, result, key=result.camera_id)
+                if record is not None:
+                    self._receipts.put_nowait((record, delivery))
+                    continue
+            except BrokerError as error:
+                log.warning("result_not_sent", task_id=result.task_id, stage=result.stage, reason=str(error))
+            except queue.Full:
+                log.warning("receipt_not_noted", task_id=result.task_id)  # it is sent once more later
+            if record is not None:
+                self._under_way.discard(record.task_id)
+        self._receipts.put(None)
 
     def _note_receipts(self) -> None:
         ended = False

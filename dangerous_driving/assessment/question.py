@@ -13,7 +13,8 @@ from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.settings import CameraContext
 
-#: Characters within which a level is looked for while an answer streams: it is asked for first, and each look reads all of them.
+#: Characters of one group's answer within which its level is looked for while it streams: it is asked for first, and each look
+#: reads all that is there, so that a model which rambles would keep the event loop busy.
 LEVEL_WITHIN = 2000
 
 
@@ -30,11 +31,16 @@ class Question:
         """Whether it asks about several groups."""
         return len(self.claims) > 1
 
+    @property
+    def level_within(self) -> int:
+        """Characters of an answer behind which no level is looked for while it streams."""
+        return LEVEL_WITHIN * len(self.claims)
+
     def levels(self, text: str) -> dict[int, RiskLevel]:
         """The levels, by group index, that are known from an answer so far."""
         if self.shared:
-            return levels_in_stream(text[: LEVEL_WITHIN * len(self.claims)], set(self._groups()))
-        level = level_in_stream(text[:LEVEL_WITHIN])
+            return levels_in_stream(text[: self.level_within], set(self._groups()))
+        level = level_in_stream(text[: self.level_within])
         return {} if level is None else {self.claims[0].task.group_index: level}
 
     def read(self, text: str) -> dict[int, ParsedAnswer]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -43,6 +44,9 @@ class Scheduler:
     KEY_WAIT_SECONDS = 1.0
     FORGOTTEN_SECONDS = 5.0  # younger claims may be on their way into the queue
     SHUTDOWN_SECONDS = 10.0  # calls under way may take this long after the stop
+    #: s after which a thread that computes lets another one run. The event loop gives the interpreter away with each system call
+    #: and waits so long to get it back: at Python's 5 ms a few calls beside a busy thread make a pause of 50 ms.
+    SWITCH_SECONDS = 0.0005
 
     def __init__(
         self,
@@ -74,6 +78,8 @@ class Scheduler:
         # what was loaded until now lives as long as the process: a collection that looks at all of it takes 0.1 s
         gc.collect()
         gc.freeze()
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(self.SWITCH_SECONDS)
         polling = asyncio.create_task(asyncio.to_thread(self._poll, stop, loop), name="poll")
         parts = [
             asyncio.create_task(self._dispatch(), name="dispatch"),
@@ -88,6 +94,7 @@ class Scheduler:
                 part.cancel()
             ended = await asyncio.gather(polling, *parts, return_exceptions=True)
             await self._hand_back_all()
+            sys.setswitchinterval(usual)
         for outcome in ended:
             if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
                 raise outcome

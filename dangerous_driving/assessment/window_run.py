@@ -216,31 +216,63 @@ async def assess_window(
     await patiently(make_missing_tasks, engine, window)
     await patiently(reopen_unanswered, engine, window)
     before = await patiently(window_coverage, engine, window)
-    outcomes: Counter[Outcome] = Counter()
-    while True:
-        claims = await patiently(
-            claim_window,
-            engine,
-            assessor.worker,
-            window,
-            max_attempts=settings.max_attempts,
-            limit=settings.batch_size,
-        )
-        if claims:
-            outcomes.update(await assess_claims(assessor, claims, Lane.WINDOW, slots))
-            if outcomes[Outcome.HANDED_BACK]:
-                break  # no key: the tasks wait for the next run
-        else:
-            coverage = await patiently(window_coverage, engine, window)
-            if not (coverage.claimed or coverage.pending):
-                break
-            # another worker holds some, or a sweep has just handed some back
-            await asyncio.sleep(WAIT_SECONDS)
-        assessor.require_alive()
+
+    async def claim() -> list[Claim]:
+        limits = {"max_attempts": settings.max_attempts, "limit": settings.batch_size}
+        return await patiently(claim_window, engine, assessor.worker, window, **limits)
+
+    async def covered() -> bool:
+        coverage = await patiently(window_coverage, engine, window)
+        return not (coverage.claimed or coverage.pending)
+
+    outcomes, _ = await until_covered(assessor, Lane.WINDOW, slots, claim=claim, covered=covered)
     after = await patiently(window_coverage, engine, window)
     if after.complete:
         await patiently(complete_window, engine, window, version)
     return await patiently(_report, engine, window, outcomes, before, after)
+
+
+async def until_covered(
+    assessor: Assessor,
+    lane: Lane,
+    slots: asyncio.Semaphore,
+    *,
+    claim: Callable[[], Awaitable[list[Claim]]],
+    covered: Callable[[], Awaitable[bool]],
+    hindrance: Callable[[Counter[Outcome]], Awaitable[str | None]] | None = None,
+) -> tuple[Counter[Outcome], str | None]:
+    """Claim and assess groups of a window, batch by batch, until it is covered.
+
+    Args:
+        assessor: of a living worker.
+        lane: whose quota it is.
+        slots: for calls.
+        claim: takes the next batch.
+        covered: asked when there is none: whether nothing is left, with other workers neither.
+        hindrance: asked before each batch, with the outcomes so far: why not to go on.
+
+    Returns:
+        What became of the groups, and the hindrance. Without a usable key it ends early; the groups wait for the next run.
+
+    Raises:
+        LedgerError: the database stayed away, or the worker was given up.
+    """
+    outcomes: Counter[Outcome] = Counter()
+    while True:
+        hindered = None if hindrance is None else await hindrance(outcomes)
+        if hindered:
+            return outcomes, hindered
+        claims = await claim()
+        if claims:
+            outcomes.update(await assess_claims(assessor, claims, lane, slots))
+            if outcomes[Outcome.HANDED_BACK]:
+                return outcomes, None
+        elif await covered():
+            return outcomes, None
+        else:
+            # another worker holds some, or a sweep has just handed some back
+            await asyncio.sleep(WAIT_SECONDS)
+        assessor.require_alive()
 
 
 async def assess_claims(

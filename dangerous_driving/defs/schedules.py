@@ -18,8 +18,8 @@ def all_schedules(
 ) -> list[dg.ScheduleDefinition | dg.UnresolvedPartitionedAssetScheduleDefinition]:
     """What Dagster does by the clock, in UTC.
 
-    The dbt models are on a schedule (``windows.marts_cron``), not on an automation condition: each build reads the whole
-    ledger, and "any upstream partition is new" would hold all the time while 50 cameras' windows come in one after
+    The dbt models are on a schedule (``windows.marts_cron``), not on an automation condition: each build looks for
+    changes in the whole ledger, and "any upstream partition is new" would hold all the time while 50 cameras' windows come in one after
     another. Five minutes past the hour the windows of the hour before have landed.
     """
     [digest] = [job for job in jobs if job.name == DIGEST_JOB]

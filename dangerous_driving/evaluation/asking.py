@@ -202,26 +202,20 @@ class _Desk:
                 )
             except (ObjectNotFoundError, PictureError) as error:
                 failed = Answer(None, failure_code="no_picture", failure_message=str(error))
-                await asyncio.to_thread(
-                    ledger.keep, self._engine, self._key.run, case.case_id, ask, failed, asked=False
-                )
+                await asyncio.to_thread(ledger.keep, self._engine, self._key.run, case.case_id, ask, failed)
                 return
             try:
                 reservation = await self._pool.reserve(Lane.EVALUATION)
             except NoKeyError as error:  # no key at all, or the lane's budget of the day is spent
                 self._stopped = f"{error}; start it again later, it goes on where it is"
                 return
-            answer = await self._call(case, ask, messages, reservation)
-            if answer is not None:
-                await asyncio.to_thread(ledger.keep, self._engine, self._key.run, case.case_id, ask, answer)
+            if await self._call(case, ask, messages, reservation):
                 progress.one_more()
         finally:
             self._slots.release()
 
-    async def _call(
-        self, case: Case, ask: int, messages: list[dict[str, Any]], reservation: Reservation
-    ) -> Answer | None:
-        """One request; None where its key was at fault, which says nothing of the prompt: it is asked again."""
+    async def _call(self, case: Case, ask: int, messages: list[dict[str, Any]], reservation: Reservation) -> bool:
+        """One request, its end kept; False where its key was at fault, which says nothing of the prompt: it is asked again."""
         llm = self._settings.llm
         try:
             row = await asyncio.to_thread(
@@ -250,8 +244,13 @@ class _Desk:
             )
         except LlmError as error:
             await self._pool.report(reservation, error)
-            await self._end(row, CallOutcome(error.code, http_status=error.http_status, error=str(error)))
-            return self._failed(error)
+            outcome = CallOutcome(error.code, http_status=error.http_status, error=str(error))
+            answer = self._failed(error)
+            if answer is None:
+                await self._end(row, outcome)
+                return False
+            await self._keep(case, ask, answer, row, outcome)
+            return True
         except BaseException:
             await self._pool.report(reservation, "cancelled")
             await asyncio.shield(self._end(row, CallOutcome("cancelled", error="the evaluation stops")))
@@ -259,9 +258,11 @@ class _Desk:
         await self._pool.report(reservation, cost=cost_of(llm, reply), limits=reply.limits)
         self._answered += 1
         self._in_vain = 0
-        return await self._read(case, reply, row, started)
+        answer, outcome = self._read(case, reply, started)
+        await self._keep(case, ask, answer, row, outcome)
+        return True
 
-    async def _read(self, case: Case, reply: Reply, row: tuple[datetime, str], started: datetime) -> Answer:
+    def _read(self, case: Case, reply: Reply, started: datetime) -> tuple[Answer, CallOutcome]:
         llm = self._settings.llm
         measured = Answer(
             None,
@@ -275,16 +276,32 @@ class _Desk:
         try:
             answer = parse_answer(reply.text, {item.object_id for item in case.task.detected_objects})
         except AnswerError as error:
-            await self._end(row, call_outcome(llm, "unparsable", reply, started, error=str(error)))
-            return replace(measured, failure_code="unparsable", failure_message=str(error))
-        await self._end(row, call_outcome(llm, "ok", reply, started))
-        return replace(
+            return (
+                replace(measured, failure_code="unparsable", failure_message=str(error)),
+                call_outcome(llm, "unparsable", reply, started, error=str(error)),
+            )
+        found = replace(
             measured,
             risk_level=answer.risk_level,
             confidence=answer.confidence,
             risk_types=tuple(answer.risk_types),
             description=answer.description,
         )
+        return found, call_outcome(llm, "ok", reply, started)
+
+    async def _keep(
+        self, case: Case, ask: int, answer: Answer, row: tuple[datetime, str], outcome: CallOutcome
+    ) -> None:
+        """Answer and call in one transaction, also when the run is broken off just then: it was paid for."""
+        work = asyncio.to_thread(
+            ledger.keep, self._engine, self._key.run, case.case_id, ask, answer, call=(*row, outcome)
+        )
+        writing = asyncio.ensure_future(work)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
 
     def _failed(self, error: LlmError) -> Answer | None:
         if isinstance(error, KeyRejectedError):

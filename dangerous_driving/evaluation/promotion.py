@@ -91,7 +91,7 @@ def rule(
     if challenger == champion:
         raise ConfigError(f"prompt {challenger}", "is the prompt in use", "name another one")
     newest = evaluation_cases.newest_set(engine)
-    if newest is None:
+    if newest is None or not newest.cases:
         raise ConfigError("evaluation", "there is no set of cases yet", "run: dangerous-driving prompts evaluate")
     before, after = (_run(engine, settings, name, newest.version) for name in (champion, challenger))
     prompt = load_prompt(challenger, folder=settings.llm.prompt_folder)

@@ -133,10 +133,11 @@ def start_call(
 def finish_call(engine: Engine, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
     """Complete the call's row (also one that a sweep took for lost: the process lives after all)."""
     with transaction(engine) as connection:
-        _finish_call(connection, captured_at, call_id, outcome)
+        end_call(connection, captured_at, call_id, outcome)
 
 
-def _finish_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
+def end_call(connection: Connection, captured_at: datetime, call_id: str, outcome: CallOutcome) -> None:
+    """Complete a call's row within a transaction."""
     connection.execute(_FINISH_CALL, {"at": captured_at, "id": call_id} | vars(outcome))
 
 
@@ -158,7 +159,7 @@ def complete(engine: Engine, claim: Claim, record: AssessmentRecord, outcome: Ca
         return
     with transaction(engine) as connection:
         if outcome is not None:
-            _finish_call(connection, record.captured_at, record.call_id, outcome)
+            end_call(connection, record.captured_at, record.call_id, outcome)
         held = _keep(connection, claim, values)
     if not held:
         raise StaleClaimError(f"task {record.task_id} was handed to another worker: its answer is not kept")
@@ -180,7 +181,7 @@ def complete_shared(
     kept = []
     with transaction(engine) as connection:
         first = answered[0][1]
-        _finish_call(connection, first.captured_at, first.call_id, outcome)
+        end_call(connection, first.captured_at, first.call_id, outcome)
         # in the order of their ids, as everybody locks tasks
         for claim, record in sorted(answered, key=lambda item: item[1].task_id):
             values = {name: getattr(record, name) for name in COLUMNS} | {"is_current": True}
@@ -276,7 +277,7 @@ def fail(engine: Engine, claim: Claim, *, code: str, message: str, raw: str | No
 def _complete_backfill(engine: Engine, claim: Claim, values: dict[str, Any], outcome: CallOutcome | None) -> None:
     with transaction(engine) as connection:
         if outcome is not None:
-            _finish_call(connection, claim.task.timestamp, values["call_id"], outcome)
+            end_call(connection, claim.task.timestamp, values["call_id"], outcome)
         held = connection.execute(
             update(BackfillTask)
             .where(*_held_backfill(claim))

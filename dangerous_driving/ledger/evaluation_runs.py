@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.evaluation.answers import Answer, AskedCase
+from dangerous_driving.ledger.assessments import CallOutcome, end_call
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import EvaluationResult, EvaluationRun, LlmCall
@@ -148,8 +149,19 @@ def start_call(
     return now, call_id
 
 
-def keep(engine: Engine, run: str, case_id: str, ask: int, answer: Answer, *, asked: bool = True) -> None:
-    """Keep what came of asking; a case that could not even be asked (no picture) counts as an attempt, too."""
+def keep(
+    engine: Engine,
+    run: str,
+    case_id: str,
+    ask: int,
+    answer: Answer,
+    *,
+    call: tuple[datetime, str, CallOutcome] | None = None,
+) -> None:
+    """Keep what came of asking, and complete its call, in one transaction.
+
+    Without a call the case could not even be asked (no picture), which counts as an attempt, too.
+    """
     values = {
         "state": "answered" if answer.risk_level is not None else "failed",
         "risk_level": None if answer.risk_level is None else answer.risk_level.value,
@@ -168,8 +180,10 @@ def keep(engine: Engine, run: str, case_id: str, ask: int, answer: Answer, *, as
     }
     statement = insert(EvaluationResult).values(run=run, case_id=case_id, ask=ask, attempts=1, **values)
     # the request's row has counted the attempt
-    attempts = EvaluationResult.attempts + (0 if asked else 1)
+    attempts = EvaluationResult.attempts + (1 if call is None else 0)
     with transaction(engine) as connection:
+        if call is not None:
+            end_call(connection, *call)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["run", "case_id", "ask"],

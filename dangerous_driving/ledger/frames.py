@@ -66,7 +66,7 @@ def insert_tasks(
         inserted = connection.execute(
             _INSERT_TASKS,
             {
-                "tasks": as_json_list(tasks[start : start + TASKS_PER_STATEMENT]),
+                "tasks": tasks_as_json(tasks[start : start + TASKS_PER_STATEMENT]),
                 "lane": lane.value,
                 "reason": reason,
             },
@@ -96,7 +96,7 @@ ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
 """)
 
-#: What a task's row takes from its message, the values of these columns, and the messages as rows.
+#: The columns of a task that come from its message, how they are read from it, and from where (the parameter ``tasks``).
 TASK_COLUMNS = """captured_at, task_id, message_id, camera_id, group_index, group_image_url, group_bbox, classes, object_count,
     detected_objects, priority"""
 TASK_VALUES = """"timestamp", "taskId", "requestId", "cameraId", "groupIndex", "groupImageUrl", "groupMetadata" -> 'bbox',
@@ -108,16 +108,12 @@ TASK_MESSAGES = """json_to_recordset(CAST(:tasks AS json)) AS message(
 
 _INSERT_TASKS = text(f"""
 INSERT INTO assessment_task ({TASK_COLUMNS}, state, lane, reason)
-SELECT {TASK_VALUES}, 'pending', :lane, :reason FROM {TASK_MESSAGES}
+SELECT {TASK_VALUES}, 'pending', :lane, :reason
+FROM {TASK_MESSAGES}
 ORDER BY "timestamp", "taskId"
 ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
 """)  # noqa: S608  # constants
-
-
-def as_json_list(tasks: Iterable[TaskMessage]) -> str:
-    """The messages of tasks as one parameter, without their pictures in base64."""
-    return _as_json_list(task.model_dump_json(by_alias=True, exclude={"group_image_base64"}) for task in tasks)
 
 
 def _as_json_list(messages: Iterable[str]) -> str:
@@ -126,6 +122,11 @@ def _as_json_list(messages: Iterable[str]) -> str:
 
 def _frame_json(result: DetectionResult) -> str:
     return result.model_dump_json(by_alias=True, exclude=_FRAME_PICTURES)
+
+
+def tasks_as_json(tasks: Iterable[TaskMessage]) -> str:
+    """The tasks as one parameter of a statement that reads :data:`TASK_MESSAGES`."""
+    return _as_json_list(task.model_dump_json(by_alias=True, exclude={"group_image_base64"}) for task in tasks)
 
 
 _FRAME_PICTURES: Any = {"traffic_groups": {"__all__": {"group_image_base64"}}}

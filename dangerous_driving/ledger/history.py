@@ -14,6 +14,8 @@ from dangerous_driving.ledger.tables import AlertEvent, Frame
 
 #: The table that dbt builds; see dbt_project/models/marts/camera_hourly_risk.yml.
 HOURLY_RISK = "marts.camera_hourly_risk"
+#: Likewise; see junction_ranking.yml.
+RANKING = "marts.junction_ranking"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,20 @@ class CameraRisk:
     dangerous_scenes: int
     alerts: int
     rejected: int
+
+
+@dataclass(frozen=True)
+class Junction:
+    """One camera's place: dangers per 1,000 road users seen, with the ends of the 95 % interval."""
+
+    camera_id: str
+    place: int
+    evidence: str
+    dangers: int
+    road_users: int
+    rate: float
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True)
@@ -179,6 +195,25 @@ def risk_by_camera(engine: Engine, since: datetime, until: datetime, *, built: b
     )
     with transaction(engine) as connection:
         return [CameraRisk(*row) for row in connection.execute(statement, {"since": since, "until": until})]
+
+
+def junctions(engine: Engine, period_days: int, *, limit: int = 50) -> list[Junction]:
+    """From the mart: the cameras that saw anybody in the last 7, 28 or 90 days, the most dangerous first.
+
+    Empty while dbt has not built the mart.
+    """
+    statement = text(
+        f"""
+        SELECT camera_id, place_most_dangerous, against_all_cameras, dangers, road_users_seen,
+            dangers_per_1000_road_users, dangers_per_1000_road_users_lower, dangers_per_1000_road_users_upper
+        FROM {RANKING} WHERE period_days = :days AND place_most_dangerous IS NOT NULL
+        ORDER BY place_most_dangerous, camera_id LIMIT :limit
+        """  # noqa: S608 - the name is a constant of this module
+    )
+    with transaction(engine) as connection:
+        if connection.scalar(select(func.to_regclass(RANKING))) is None:
+            return []
+        return [Junction(*row) for row in connection.execute(statement, {"days": period_days, "limit": limit})]
 
 
 def delays(engine: Engine, since: datetime, until: datetime, camera_id: str | None) -> list[Delay]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -206,8 +207,8 @@ class Consumer(Generic[MessageT]):
             for partition, records in batches.items():
                 mark = self._marks.setdefault(partition, LowWaterMark())
                 mark.hand_out(offsets[partition], records[-1].offset + 1)
-        for item in received:
-            KAFKA_CONSUMED.labels(topic=item.topic.value).inc()
+        for topic, count in Counter(item.topic for item in received).items():
+            KAFKA_CONSUMED.labels(topic=topic.value).inc(count)
         self._commit_left_over()
         return received
 

@@ -7,7 +7,7 @@ means, and the differences add up to the whole (``infra/prometheus/rules/recordi
 stage                   reached when                                           told by
 ======================  =====================================================  =============
 ``detected``            the brokers have the detection result                  detect
-``recorded``            a group's task is in the ledger and on the topic       tasks
+``recorded``            a group's task is in the ledger, about to be sent      tasks
 ``claimed``             a scheduler holds the task                             assess
 ``called``              its first request to the endpoint leaves               assess
 ``level``               the risk level was read from the answer's stream       assess
@@ -132,4 +132,4 @@ def frame_pushed(result: DetectionResult, *, at: datetime) -> None:
 
 def _observe(stage: str, captured_at: datetime, at: datetime, remembered: dict[str, str] | None) -> None:
     # a camera's clock may be ahead of ours
-    STAGE_SECONDS.labels(stage=str(stage)).observe(max(0.0, (at - captured_at).total_seconds()), remembered)
+    STAGE_SECONDS.labels(str(stage)).observe(max(0.0, (at - captured_at).total_seconds()), remembered)

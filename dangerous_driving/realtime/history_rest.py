@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -62,6 +63,8 @@ _SPANS: dict[Span, tuple[timedelta, timedelta]] = {
     Span.MONTH: (timedelta(days=30), timedelta(days=1)),
 }
 _HOUR = timedelta(hours=1)
+#: Days of the ranking that stand beside a span: little is certain of fewer than seven.
+_RANKED_DAYS: dict[Span, Literal[7, 28]] = {Span.HOUR: 7, Span.DAY: 7, Span.WEEK: 7, Span.MONTH: 28}
 
 
 class Scenes(Message):
@@ -97,6 +100,24 @@ class CameraRisk(Message):
     rejected: int
 
 
+class Junction(Message):
+    """A camera's place by dangers (alerts neither withdrawn nor rejected) per 1,000 road users.
+
+    The order is that of ``lower``, the lower end of the 95 % interval, so that one alert on a quiet road does not lead.
+    ``evidence`` says whether the interval leaves the rate of all cameras together.
+    """
+
+    camera_id: CameraId
+    name: str
+    place: int
+    evidence: Literal["more dangerous", "less dangerous", "no evidence"]
+    dangers: int
+    road_users: int
+    rate: float
+    lower: float
+    upper: float
+
+
 class Delay(Message):
     """Seconds from capture until a stage of an alert was decided."""
 
@@ -118,6 +139,8 @@ class History(Message):
     alerts: tuple[Opened, ...]
     cameras: tuple[CameraRisk, ...]
     delays: tuple[Delay, ...]
+    junction_days: Literal[7, 28]  # that the ranking is about, until its last build
+    junctions: tuple[Junction, ...]
 
 
 class HistoryRest:
@@ -176,7 +199,7 @@ class HistoryRest:
         span: Annotated[Span, Query(description="how far back")] = Span.DAY,
         camera: Annotated[str | None, Query(pattern=f"^{CAMERA_ID_PATTERN.pattern}$")] = None,
     ) -> History:
-        """Scenes by level (from the marts that dbt builds), alerts by verdict, cameras by danger, and delays."""
+        """Scenes by level (from the marts that dbt builds), alerts by verdict, cameras by danger and ranked, and delays."""
         length, step = _SPANS[span]
         scene_step = max(step, _HOUR)
         until = self._clock()
@@ -213,6 +236,11 @@ class HistoryRest:
             delays=tuple(
                 Delay(stage=row.stage, count=row.count, median=row.median, p95=row.p95)
                 for row in history.delays(self._engine, since, until, camera)
+            ),
+            junction_days=_RANKED_DAYS[span],
+            junctions=tuple(
+                Junction(name=names.get(row.camera_id) or row.camera_id, **asdict(row))
+                for row in history.junctions(self._engine, _RANKED_DAYS[span])
             ),
         )
 

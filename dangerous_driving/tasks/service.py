@@ -88,12 +88,12 @@ class TasksService:
         """
         tasks = [task for result in results for task in tasks_from_detection(result)]
         new = record_detections(self._engine, self._partitions, results, tasks, window_length=self._window_length)
+        tasks_reached(Stage.RECORDED, tasks)  # before they are sent, since the span goes with the message
         if self._producer is not None:
             deliveries = [self._producer.send(Topic.ASSESSMENT_TASKS, task, key=task.camera_id) for task in tasks]
             for delivery in deliveries:
                 delivery.result(self._delivery_timeout)
             TASKS_CREATED.inc(len(tasks))
-            tasks_reached(Stage.RECORDED, tasks)
         FRAMES_RECORDED.inc(new)
         return tasks
 

@@ -67,6 +67,6 @@
 {#- Deletes the mart's rows of days that retention has dropped from the ledger. An empty ledger drops nothing. -#}
 {%- macro forget_dropped_days(column) -%}
   delete from {{ this }} where {{ column }} < (
-    select date_trunc('day', min(captured_at), 'UTC') from {{ source('ledger', 'assessment_task') }}
+    select date_trunc('day', min(captured_at), 'UTC') from {{ ref('stg_assessment_tasks') }}
   )
 {%- endmacro -%}

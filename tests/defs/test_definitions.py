@@ -27,37 +27,34 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.Definitions]
 
 def test_every_asset_with_its_parents(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
-    found = {
+    parents = {
         key.to_user_string(): sorted(parent.to_user_string() for parent in graph.get(key).parent_keys)
         for key in graph.get_all_asset_keys()
     }
-    assert found == {
-        "cameras": [],
-        "frames": [],
+    group = {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    models = {name for name in parents if group[name] in {"staging", "marts"}}
+    tables = {parent for name in models if group[name] == "staging" for parent in parents[name]}
+    assert {name: parents[name] for name in parents.keys() - models if name not in tables or parents[name]} == {
         "assessment_tasks": ["frames"],
         "risk_assessments": ["assessment_tasks", "frames"],
-        "llm_calls": [],
         "alert_digest": ["risk_assessments"],
         "camera_inventory": ["cameras"],
         "retention": [],
-        "detector_evaluation": [],
         "detection_drift": ["frames"],
         "shadow_assessments": ["risk_assessments"],
         "evaluation_cases": ["risk_assessments"],
         "prompt_evaluations": ["evaluation_cases"],
         "prompt_gate": ["evaluation_cases", "prompt_evaluations"],
-        "stg_cameras": ["cameras"],
-        "stg_frames": ["frames"],
-        "stg_assessment_tasks": ["assessment_tasks"],
-        "stg_risk_assessments": ["risk_assessments"],
-        "stg_llm_calls": ["llm_calls"],
         "prompt_promotions": ["prompt_gate"],
-        "stg_evaluation_runs": ["prompt_evaluations"],
-        "stg_prompt_decisions": ["prompt_gate"],
-        "stg_prompt_promotions": ["prompt_promotions"],
-        "prompt_comparison": ["stg_evaluation_runs", "stg_prompt_decisions", "stg_prompt_promotions"],
-        "camera_hourly_risk": ["stg_assessment_tasks", "stg_frames", "stg_risk_assessments"],
     }
+    # a staging model is one table, a mart is built from models
+    assert {"cameras", "frames", "assessment_tasks", "risk_assessments", "llm_calls", "alerts"} <= tables
+    for name in models:
+        if group[name] == "staging":
+            assert parents[name] == [name.removeprefix("stg_")]
+        else:
+            assert set(parents[name]) <= models, name
+    assert parents["camera_hourly_risk"] == ["stg_assessment_tasks", "stg_frames", "stg_risk_assessments"]
 
 
 def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:

@@ -99,8 +99,8 @@ def test_worse_is_refused_equal_is_no_evidence_better_is_promoted(
     for version, skill in (("worse", 0.2), ("equal", 0.75), ("better", 1.0)):
         write_prompt(bench.prompts, version, skill=skill)
     (bench.prompts / "broken.yaml").write_text("version: broken\ndescription: d\nsystem: '{{ unclosed'\nuser: u")
-    as_environment(bench, monkeypatch, challengers=("worse", "equal", "broken", "better"))
-    bench.add(200)
+    as_environment(bench, monkeypatch, challengers=("worse", "equal", "broken", "better"), held_out_share=1)
+    bench.add(120)
     result = run_job(instance)
     # one challenger cannot be used: the run says so at its end, and the others are judged all the same
     assert not result.success

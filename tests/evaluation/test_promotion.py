@@ -19,9 +19,11 @@ def judged(bench: Bench, *, skill: float) -> None:
     """Both prompts answered: `a`, whose skill is 0.75, and `b`. (The calls themselves are in test_nightly_job.)"""
     write_prompt(bench.prompts, "b", skill=skill)
     bench.settings = bench.settings.model_copy(
-        update={"evaluation": bench.settings.evaluation.model_copy(update={"challengers": ("b",)})}
+        update={
+            "evaluation": bench.settings.evaluation.model_copy(update={"challengers": ("b",), "held_out_share": 1.0})
+        }
     )
-    bench.add(240)
+    bench.add(120)
     for version in ("a", "b"):
         bench.answer(version)
 

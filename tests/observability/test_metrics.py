@@ -6,9 +6,11 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
+from dangerous_driving.assessment.key_pool import KeyUsage
+from dangerous_driving.assessment.keys import _Metrics
 from dangerous_driving.observability import metrics
 from dangerous_driving.observability.service import ServiceProcess
 from dangerous_driving.settings import Settings
@@ -95,3 +97,28 @@ def test_an_id_that_is_too_long_for_an_exemplar_is_left_out() -> None:
     histogram.observe(1.0, metrics.exemplar("task_id", "x" * 121))
     histogram.observe(1.0, metrics.exemplar("task_id", None))
     assert histogram.collect()
+
+
+def usage(key_hash: str, status: str) -> KeyUsage:
+    return KeyUsage(
+        key_hash=key_hash, label="", qps_limit=10, rpm_limit=300, used_second=1, used_minute=7, in_flight=0,
+        status=status, reason="", cooling_for=0.0,
+    )  # fmt: skip
+
+
+def test_the_series_of_a_key_begin_at_nought_and_end_with_it() -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(name, labels)
+
+    told_by_the_pool = _Metrics()
+    told_by_the_pool.stands([usage("one", "available"), usage("two", "disabled")])
+    # so that the first failure is a rise, which a rate sees
+    assert value("llm_calls_total", key_id="one", status="unavailable") == 0
+    assert value("api_key_status", key_id="two", status="disabled") == 1
+    assert value("api_key_status", key_id="two", status="available") == 0
+    told_by_the_pool.ended("one", "unavailable")
+    told_by_the_pool.stands([usage("one", "cooling")])
+    assert value("llm_calls_total", key_id="one", status="unavailable") == 1
+    assert value("api_key_status", key_id="one", status="cooling") == 1
+    assert value("api_key_status", key_id="two", status="disabled") is None
+    assert value("api_key_used", key_id="two", window="minute") is None

@@ -142,7 +142,8 @@ def test_a_fault_reaches_the_webhook_and_so_does_its_end(service: ServiceProcess
         (series, *_) = eventually(
             lambda: monitoring.exemplars('capture_to_stage_seconds_bucket{stage="level"}', 60), "an exemplar"
         )
-        assert {item["labels"]["task_id"] for item in series["exemplars"]} == {"rules_group1"}
+        # other tests of this process may have left theirs
+        assert "rules_group1" in {item["labels"]["task_id"] for item in series["exemplars"]}
 
         # the service hangs, or is killed: its file stays
         assert service._server is not None

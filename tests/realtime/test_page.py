@@ -328,7 +328,7 @@ def test_an_alert_is_seen_frame_by_frame_with_how_it_came_about(bridge: RunningB
 
 
 def build_marts(bridge: RunningBridge) -> None:
-    """The one table of the marts that the page shows, as dbt builds it."""
+    """The tables of the marts that the page shows, as dbt builds them."""
     with transaction(bridge.engine) as connection:
         connection.execute(text("CREATE SCHEMA marts"))
         connection.execute(
@@ -337,6 +337,16 @@ def build_marts(bridge: RunningBridge) -> None:
                 " '1 hour' AS hour_started_at, 2000::bigint AS frames, 5000::numeric AS road_users_seen, 40::bigint AS"
                 " scenes_none, 10::bigint AS scenes_low, 5::bigint AS scenes_medium, (n % 5)::bigint AS scenes_high,"
                 " (5 + n % 5)::bigint AS dangerous_scenes FROM generate_series(0, 23) AS n"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE TABLE marts.junction_ranking AS SELECT days AS period_days, camera_id, place AS place_most_dangerous,"
+                " evidence AS against_all_cameras, dangers, 1000 AS road_users_seen, dangers::float8 AS"
+                " dangers_per_1000_road_users, dangers / 2.0::float8 AS dangers_per_1000_road_users_lower, dangers * 2.0::float8"
+                " AS dangers_per_1000_road_users_upper FROM (VALUES (7, 'north', 1, 'more dangerous', 12), (7, 'south', 2,"
+                " 'no evidence', 3), (28, 'south', 1, 'no evidence', 9), (7, 'blind', NULL, 'nothing seen', 0))"
+                " AS ranked (days, camera_id, place, evidence, dangers)"
             )
         )
 
@@ -359,6 +369,14 @@ def test_the_history_shows_what_the_marts_and_the_ledger_hold(bridge: RunningBri
     expect(page.locator("#history-delays tbody tr")).to_have_count(1)
     page.locator("#history-scenes summary").click()
     expect(page.locator("#history-scenes details td").first).to_be_visible()
+    expect(page.locator("#history-junctions tbody tr")).to_have_text(
+        [
+            re.compile(r"^1\. North gate.*12\.00 \(6\.00–24\.00\)12more dangerous"),
+            re.compile(r"^2\. south.*no evidence"),
+        ]
+    )
+    page.locator("#history-span").select_option("30d")
+    expect(page.locator("#history-junctions tbody tr")).to_have_text([re.compile(r"^1\. south")])
     page.go_back()
     expect(page.locator("#alerts")).to_be_visible()
 

@@ -1,9 +1,9 @@
-// The look back: scenes by level (from the marts), alerts by verdict, cameras by danger, and how late the stages came.
+// The look back: scenes by level (from the marts), alerts by verdict, cameras by danger and ranked, and how late the stages came.
 
 import { get } from "./api.js";
 import { t } from "./i18n.js";
 import { stackedBars, tableOf } from "./plots.js";
-import { barOf, levelName, make } from "./text.js";
+import { barOf, intervalOf, levelName, make } from "./text.js";
 
 const REFRESH = 30_000;
 
@@ -16,7 +16,7 @@ export class History {
     this.section = section;
     this.on = on;
     const part = (name) => section.querySelector(`#history-${name}`);
-    this.parts = Object.fromEntries(["span", "camera", "notice", "scenes", "alerts", "cameras", "delays"].map((name) => [name, part(name)]));
+    this.parts = Object.fromEntries(["span", "camera", "notice", "scenes", "alerts", "cameras", "junctions", "delays"].map((name) => [name, part(name)]));
     for (const choice of [this.parts.span, this.parts.camera]) choice.addEventListener("change", () => this.load());
   }
 
@@ -51,6 +51,7 @@ export class History {
       this.parts.notice.hidden = history.martsBuilt;
       await Promise.all([this.#scenes(history), this.#alerts(history)]);
       this.#cameras(history);
+      this.#junctions(history);
       this.#delays(history);
       this.section.setAttribute("aria-busy", "false");
     } catch (error) {
@@ -90,6 +91,22 @@ export class History {
     this.parts.cameras.replaceChildren(scrolling(tableOf(
       ["table.camera", "table.rate", "table.dangerous", "table.users", "table.alerts", "table.false"].map((name) => t(name)), rows),
     t("history.cameras")));
+  }
+
+  #junctions({ junctions, junctionDays }) {
+    if (!junctions.length) {
+      this.parts.junctions.replaceChildren(make("p", "empty", t("history.empty")));
+      return;
+    }
+    const most = Math.max(...junctions.map(({ upper }) => upper));
+    const rows = junctions.map(({ place, name, evidence, dangers, rate, lower, upper }) => {
+      const shown = make("span", "rate");
+      shown.append(intervalOf(lower / most, rate / most, upper / most), make("b", "", `${rate.toFixed(2)} (${lower.toFixed(2)}–${upper.toFixed(2)})`));
+      return [`${place}. ${name}`, shown, String(dangers), t(`evidence.${evidence}`)];
+    });
+    this.parts.junctions.replaceChildren(
+      make("p", "hint", t("history.junctions.days", { days: junctionDays })),
+      scrolling(tableOf(["table.camera", "table.rate", "table.alerts", "table.evidence"].map((key) => t(key)), rows), t("history.junctions")));
   }
 
   #delays({ delays }) {

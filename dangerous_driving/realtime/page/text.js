@@ -82,6 +82,19 @@ export function make(tag, className = "", text = "") {
   return element;
 }
 
+/** An interval with the value in it, as shares of 0 to 1, for the eye alone: its numbers stand beside it. */
+export function intervalOf(lower, value, upper) {
+  const range = make("span", "bar-of interval");
+  const [inside, mark] = [make("i"), make("i", "mark")];
+  const percent = (share) => `${(100 * Math.min(Math.max(share, 0), 1)).toFixed(1)}%`;
+  inside.style.marginLeft = percent(lower);
+  inside.style.width = percent(upper - lower);
+  mark.style.left = percent(value);
+  range.append(inside, mark);
+  range.setAttribute("aria-hidden", "true");
+  return range;
+}
+
 /** A bar filled to a share of 0 to 1, for the eye alone: its number stands beside it. */
 export function barOf(share) {
   const bar = make("span", "bar-of");
