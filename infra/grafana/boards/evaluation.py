@@ -22,6 +22,7 @@ BOARD = Board(
     uid="evaluation",
     title="Evaluation",
     says="Prompts against each other, how good the detector is, whether cameras show what they have shown.",
+    since="now-30d",
     sections=[
         Section(
             "Now",
@@ -173,7 +174,10 @@ BOARD = Board(
                     sql(
                         """
                         select day_started_at as time, camera_name as metric, max(psi) as value from marts.drift
-                        where $__timeFilter(day_started_at) and psi is not null group by 1, 2 order by 1
+                        where psi is not null
+                            and day between ($__timeFrom()::timestamptz at time zone 'UTC')::date - 1
+                                and ($__timeTo()::timestamptz at time zone 'UTC')::date
+                        group by 1, 2 order by 1
                         """,
                         shape="time_series",
                     ),
