@@ -18,7 +18,6 @@ from dangerous_driving.evaluation.detection_scores import (
     AREAS,
     SIZES,
     DetectorScore,
-    coco_form,
     detector_scores,
     match,
 )
@@ -74,6 +73,11 @@ def random_set(seed: int, count: int = 40) -> tuple[LabelledSet, list[list[Detec
     return labelled(*pictures), found
 
 
+def in_coco(box: Box) -> dict[str, Any]:
+    left, top, right, bottom = box
+    return {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+
+
 def reference(truth: LabelledSet, found: list[list[Detection]], light: str, weather: str) -> dict[tuple[str, str], Any]:
     """What pycocotools says: (class, size) -> AP, AP50, AP75, AR."""
     from pycocotools.coco import COCO
@@ -82,7 +86,33 @@ def reference(truth: LabelledSet, found: list[list[Detection]], light: str, weat
     chosen = [
         index for index, one in enumerate(truth.pictures) if light in {ALL, one.light} and weather in {ALL, one.weather}
     ]
-    form, boxes = coco_form(truth, found, chosen)
+    # written out anew, so that a mistake in the conversion shows, too
+    numbers = {name: number for number, name in enumerate(truth.classes, 1)}
+    form: dict[str, Any] = {
+        "info": {},
+        "images": [{"id": index + 1, "width": 1280, "height": 720} for index in chosen],
+        "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+        "annotations": [
+            {
+                "image_id": index + 1,
+                "category_id": numbers[thing.class_name],
+                "iscrowd": thing.crowd,
+                **in_coco(thing.bbox),
+            }
+            for index in chosen
+            for thing in truth.pictures[index].objects
+        ],
+    }
+    for number, annotation in enumerate(form["annotations"], 1):
+        annotation["id"] = number
+    boxes = [
+        {
+            "image_id": index + 1, "category_id": numbers[box.class_name], "score": box.confidence,
+            "bbox": in_coco(box.bbox)["bbox"],
+        }
+        for index in chosen
+        for box in found[index]
+    ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         of_truth: Any = COCO()
         of_truth.dataset = form

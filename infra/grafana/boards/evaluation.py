@@ -22,6 +22,7 @@ BOARD = Board(
     uid="evaluation",
     title="Evaluation",
     says="Prompts against each other, how good the detector is, whether cameras show what they have shown.",
+    since="now-30d",
     sections=[
         Section(
             "Now",
