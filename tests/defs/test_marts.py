@@ -28,6 +28,14 @@ NOT_STAGED = {
     "audit_entry": "who did what is for an audit, not for statistics of persons",
     "camera_quiet": "settings, and who set them",
     "switch": "settings",
+    "evaluation_case": "pictures with what a prompt is told of them; runs over them are staged with their figures",
+    "evaluation_label": "who said what of a case; the figures of the runs rest on it",
+    "evaluation_set": "which cases a run was asked about",
+    "evaluation_set_case": "the same",
+    "evaluation_result": "single answers; a run's figures are computed with intervals, which SQL is no place for",
+    "detection_profile": "histograms of which the drift watch makes its scores; those are staged",
+    "drift_baseline": "settings, and who set them",
+    "shadow_window": "how far a challenger has come",
 }
 
 #: Marts whose rows have the time of the build that wrote them.

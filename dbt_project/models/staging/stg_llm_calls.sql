@@ -2,7 +2,6 @@ select
     -- ids
     call_id,
     task_id,
-    shared_with as shared_with_task_ids,
     camera_id,
     key_hash,
     worker as worker_id,
@@ -17,6 +16,7 @@ select
 
     -- numbers
     call_number,
+    cardinality(shared_with) + 1 as groups_asked,
     http_status,
     input_tokens,
     output_tokens,
