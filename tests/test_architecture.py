@@ -23,6 +23,12 @@ PURE = (
     "detection/grouping.py",
     "detection/priority.py",
     "objects/keys.py",
+    "evaluation/answers.py",
+    "evaluation/cases.py",
+    "evaluation/metrics.py",
+    "evaluation/comparison.py",
+    "evaluation/gate.py",
+    "evaluation/figures.py",
 )
 IO = {
     "sqlalchemy", "psycopg", "kafka", "confluent_kafka", "minio", "cv2", "onnxruntime", "openai", "httpx", "fastapi",

@@ -113,6 +113,7 @@ def test_an_answer_within_the_known_interval_is_right(cases: list[tuple[int, int
     for low, high, answer, true in zip(lowest, highest, answered, truth, strict=True):
         assert low <= true <= high
         assert (true == answer) == (low <= answer <= high)
+        assert answer != NO_ANSWER or true == low  # a rejected alert without an answer is no missed danger
 
 
 def test_a_rejected_alert_is_a_false_alarm_only_for_an_answer_that_would_alert() -> None:
