@@ -184,9 +184,10 @@ def prove(folder: Path, seconds: float) -> list[str]:
         wait_for(lambda: search.count() >= len(set(lines)), f"{len(set(lines))} lines", PATIENCE)
         time.sleep(5)  # one that came twice would be there by now
         there = search.count()
-        call = json.loads(
-            command("calls", "--since", "1d", "--status", "ok", "--json", "--limit", "1", "--data-dir", str(data))
-        )
+        told = command("calls", "--since", "1d", "--status", "ok", "--json", "--limit", "1", "--data-dir", str(data))
+        if not told.strip():
+            raise RuntimeError("the demo made no call, so there is none to look for: give it more --seconds")
+        call = json.loads(told)
         query = {"bool": {"filter": [{"term": {"event": "llm_call"}}, {"term": {"task_id": call["task_id"]}}]}}
         hits = search.ask("POST", "/dangerous-driving-*/_search", {"query": query})["hits"]["hits"]
         of_call = [hit["_source"] for hit in hits if hit["_source"].get("call_id") == call["call_id"]]
@@ -209,7 +210,7 @@ def prove(folder: Path, seconds: float) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=30.0, help="of the demo")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the demo")
     parser.add_argument("--record", type=Path, help="where the result is kept")
     asked = parser.parse_args(arguments)
     for program in ("rsyslogd", "java", "mvn", "setpriv"):
