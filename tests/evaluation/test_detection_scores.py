@@ -252,6 +252,10 @@ class TestGroups:
         found = self.found(("person", self.person, 0.9), ("car", far[0], 0.9), ("person", far[1], 0.9))
         recalls = group_recalls(labelled(self.scene()), [found], self.settings)
         assert {item.recall for item in recalls} == {0.0}
+        # a group that shows the endangered person beside somebody else is another question
+        beside = self.found(("person", self.person, 0.9), ("bicycle", (240, 300, 270, 370), 0.9))
+        recalls = group_recalls(labelled(self.scene()), [beside], self.settings)
+        assert {item.recall for item in recalls} == {0.0}
 
     def test_a_missed_third_member_costs_nothing_and_an_invented_group_costs_precision(self) -> None:
         third = (230.0, 300.0, 250.0, 370.0)
