@@ -227,11 +227,10 @@ def backfill_becomes_current(ledger: Engine, at: datetime) -> None:
         row = connection.execute(text(query), {"at": at}).first()
         assert row is not None
         insert_answer(connection, row, "backfill-2", "medium", current=False)
-        long_ago = "UPDATE {} SET {} = now() - interval '1 day'"
-        connection.execute(text(long_ago.format("risk_assessment", "assessed_at") + " WHERE run = 'backfill-2'"))
-        connection.execute(
-            text(long_ago.format("assessment_task", "updated_at") + " WHERE task_id = :id"), {"id": row.task_id}
-        )
+        # nothing else of that hour was written since the marts were built
+        for table, column in (("risk_assessment", "assessed_at"), ("assessment_task", "updated_at")):
+            old = f"UPDATE {table} SET {column} = now() - interval '1 day' WHERE captured_at >= :at"
+            connection.execute(text(old), {"at": at})
     assert backfills.make_current(ledger, "backfill-2", window_of("north-1", row.captured_at, LENGTH)) == 1
 
 
