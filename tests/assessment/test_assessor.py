@@ -145,11 +145,16 @@ async def test_without_a_usable_key_tasks_wait_for_the_window_lane(bench: Bench,
         bench.fault("revoke", key=key)
     bench.record(now, groups=5)
     await assess_all(bench)
-    states = bench.rows("SELECT DISTINCT state FROM assessment_task")
-    assert set(states) <= {("pending",), ("failed",)}
-    [(pending,)] = bench.rows("SELECT count(*) FROM assessment_task WHERE state = 'pending' AND lane = 'window'")
-    assert pending >= 1
+    # those that met all three keys before these were disabled have failed
+    assert set(bench.rows("SELECT DISTINCT state FROM assessment_task")) <= {("pending",), ("failed",)}
     assert bench.rows("SELECT count(*) FROM api_key WHERE state = 'disabled'") == [(3,)]
+    calls = bench.rows("SELECT count(*) FROM llm_call")
+
+    later = bench.record(now + timedelta(seconds=1), groups=2)
+    await assess_all(bench)
+    left = f"SELECT state, lane FROM assessment_task WHERE message_id = '{later.message_id}'"
+    assert bench.rows(left) == [("pending", "window")] * 2
+    assert bench.rows("SELECT count(*) FROM llm_call") == calls
 
 
 async def test_a_cancelled_task_is_handed_back_and_its_call_marked(bench: Bench, now: datetime) -> None:
