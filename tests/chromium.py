@@ -21,7 +21,8 @@ ARGUMENTS = (
 )
 
 #: The pixels of a canvas, read from a copy (reading from the canvas itself makes the browser complain).
-PIXELS = """const copy = new OffscreenCanvas(canvas.width, canvas.height);
+PIXELS = """if (!canvas.width || !canvas.height) return 0;  // not laid out yet
+  const copy = new OffscreenCanvas(canvas.width, canvas.height);
   const context = copy.getContext("2d");
   context.drawImage(canvas, 0, 0);
   const pixels = context.getImageData(0, 0, copy.width, copy.height).data;"""

@@ -261,8 +261,8 @@ NOTHING_WRONG = {
 
 def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    with demo(folder, seconds=45) as running:
-        eventually(running.ready, seconds=120)
+    with demo(folder, seconds=90) as running:
+        eventually(running.ready, seconds=180)
         assessor = eventually(lambda: running.part("assess"), seconds=10)
         ledger_url = running_ledger(folder)
         # in the middle: tasks are claimed, calls are under way
@@ -270,10 +270,11 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_pat
         assessor.kill()
         eventually(lambda: running.part("assess") not in (None, assessor), seconds=30)
 
-        look_at_the_page(running.page, tmp_path / "page.png")
-        look_at_the_metrics(folder)
-        judge_an_alert(running.page, ledger_url)
+        # from here on, so that there are rates before the capture ends
         with Monitoring(tmp_path / "monitoring", folder / "targets", "http://127.0.0.1:9/", factor=15) as monitoring:
+            look_at_the_page(running.page, tmp_path / "page.png")
+            look_at_the_metrics(folder)
+            judge_an_alert(running.page, ledger_url)
             look_at_the_dashboards(monitoring)
         said = running.wait(300)
     assert left_running(folder) == []

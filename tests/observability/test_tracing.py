@@ -49,6 +49,7 @@ from dangerous_driving.objects import FolderStore
 from dangerous_driving.observability import tracing
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.settings import (
+    AssessmentSettings,
     AlertsSettings,
     DatabaseSettings,
     DetectionSettings,
@@ -122,9 +123,11 @@ def running(work: Callable[[threading.Event], object]) -> Iterator[None]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield
-    stop.set()
-    thread.join(PATIENCE)
+    try:
+        yield
+    finally:
+        stop.set()  # also when the test fails: a thread that is left disturbs all tests after it
+        thread.join(PATIENCE)
     assert not failed
 
 
@@ -195,6 +198,8 @@ def walk(
         settings = Settings(
             node="test", database=database, kafka=broker, keys=keys,
             llm=LlmSettings(base_url=address, model="simulated-vl", timeout=10),
+            # a group of consumers may take seconds to meet, and what is late by then would be left to the window lane
+            assessment=AssessmentSettings(realtime_deadline=60),
             # whatever the level is: this is about the way
             alerts=AlertsSettings(open_level=RiskLevel.NONE, notify_level=RiskLevel.NONE, geometry_priority=None),
         )  # fmt: skip
