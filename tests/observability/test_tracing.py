@@ -49,8 +49,8 @@ from dangerous_driving.objects import FolderStore
 from dangerous_driving.observability import tracing
 from dangerous_driving.realtime.hub import Hub
 from dangerous_driving.settings import (
-    AssessmentSettings,
     AlertsSettings,
+    AssessmentSettings,
     DatabaseSettings,
     DetectionSettings,
     KafkaSettings,
