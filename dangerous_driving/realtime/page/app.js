@@ -68,7 +68,8 @@ const connection = new Connection({
       Object.assign(facts, { llm: data.simulatedLlm, demo: data.demo });
       showWho(data);
       showNotice();
-      if (data.truncated || !loaded) load();
+      // without an alert to go on from, one that came since the ledger was read would be missed
+      if (data.truncated || !loaded || !connection.resumes) load();
     } else if (type === "error") {
       toast(capital(data.message));
     }

@@ -18,6 +18,9 @@ export class Connection {
   #newest = null; // the alert that changed last, of those that were seen
   #retry = 0;
 
+  /** Whether this connection asked for what had changed since the newest alert: none was known before the first. */
+  resumes = false;
+
   /** @param {{message: (type: string, data: object) => void, state: (state: string) => void, refused: (reason: string) => void}} on */
   constructor(on) {
     this.on = on;
@@ -36,7 +39,8 @@ export class Connection {
     this.on.state(this.#attempt ? "reconnecting" : "connecting");
     const address = new URL("ws", location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    if (this.#newest) address.searchParams.set("last", `${this.#newest.alertId}:${this.#newest.version}`);
+    this.resumes = Boolean(this.#newest);
+    if (this.resumes) address.searchParams.set("last", `${this.#newest.alertId}:${this.#newest.version}`);
     const protocols = token.get() ? [SUBPROTOCOL, `bearer.${base64url(token.get())}`] : [SUBPROTOCOL];
     const socket = new WebSocket(address, protocols);
     this.#socket = socket;
