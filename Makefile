@@ -65,7 +65,7 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	$(BIN)/python -m pytest $(ARGS)
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
-	if [ "$$free" -ge 25 ]; then $(MAKE) test-flink test-ultralytics; \
+	if [ "$$free" -ge 25 ]; then $(MAKE) -j2 --output-sync=target test-flink test-ultralytics; \
 	else echo "SKIPPED the Flink job and the engine ultralytics: their environments need 25 GB of free disk, there are $$free GB"; fi
 
 # The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
