@@ -249,7 +249,8 @@ def look_at_the_dashboards_of_the_ledger(ledger_url: str, folder: Path) -> None:
             print(f"{query.name}: {len(rows)} rows")
             if not rows or all(value is None for row in rows for value in row):
                 empty.append(query.name)
-    assert set(empty) <= NOTHING_WRONG
+    # nothing is evaluated in a demo; tests/grafana asks these panels of a ledger in which something was
+    assert {name for name in empty if not name.startswith("evaluation / ")} <= NOTHING_WRONG
 
 
 #: Panels of a demo in which everything is well: every window is complete in the end; no receiver is configured.
