@@ -24,6 +24,7 @@ from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.retention import camera_ids
 from dangerous_driving.settings import DatabaseSettings
 from infra.grafana import generate, queries
+from tests.conftest import missing_component
 from tests.defs.conftest import PROJECT, run
 from tests.grafana.monitoring_rows import fill_monitoring
 
@@ -86,7 +87,7 @@ def test_a_panel_has_an_id_a_title_a_place_and_says_what_it_means(path: Path) ->
 def test_the_dashboards_are_valid_by_grafanas_schema(tmp_path: Path) -> None:
     """Strictly, by the types that are generated from Grafana's own schema; a change for the worse is found."""
     if shutil.which("go") is None:
-        pytest.skip("Grafana's schema is checked by a Go program, and Go is not on PATH")
+        missing_component("Grafana's schema is checked by a Go program, and Go is not on PATH")
     schema = generate.FOLDER.parent / "schema"
     wrong = tmp_path / "wrong.json"
     wrong.write_text(DASHBOARDS[0].read_text("utf-8").replace('"editable"', '"edittable"'), encoding="utf-8")
