@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebSocketRoute, expect
 from sqlalchemy import text
 
 from dangerous_driving.contracts import AlertBasis, RiskLevel, Stage
@@ -174,6 +174,18 @@ def test_the_page_comes_back_after_a_restart_with_what_it_missed(
     bridge.restart()
     expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     expect(page.locator(".card")).to_have_count(2)
+
+
+def test_an_alert_between_the_first_look_and_the_connection_is_not_missed(
+    bridge: RunningBridge, watched: Watched
+) -> None:
+    def late(socket: WebSocketRoute) -> None:
+        bridge.decide(a_sighting(a_frame()), publish=False)  # the ledger has been read, and nobody is there to be told
+        socket.connect_to_server()
+
+    watched.page.route_web_socket(re.compile("/ws"), late)
+    page = open_page(watched, bridge)
+    expect(page.locator(".card")).to_have_count(1)
 
 
 def test_text_of_the_llm_stays_text(bridge: RunningBridge, watched: Watched) -> None:

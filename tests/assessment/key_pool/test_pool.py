@@ -2,10 +2,6 @@
 
 import ast
 import asyncio
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
@@ -16,7 +12,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, text
 
 from dangerous_driving.assessment.key_pool import (
     Budget,
@@ -29,9 +24,8 @@ from dangerous_driving.assessment.key_pool import (
     Reservation,
     Storage,
     key_hash,
-    key_usage,
 )
-from dangerous_driving.assessment.key_pool.health import Grant, Report, Request
+from dangerous_driving.assessment.key_pool.health import Report, Request
 from dangerous_driving.assessment.key_pool.storage import Exchange
 from dangerous_driving.errors import (
     BudgetSpentError,
@@ -41,7 +35,6 @@ from dangerous_driving.errors import (
     NoKeyError,
     RateLimitedError,
 )
-from dangerous_driving.settings import DatabaseSettings
 
 POLICY = Policy(window_margin=0.01, second=0.2, minute=1.0, cooling_initial=0.05, probe_timeout=5.0, burst=1.0)
 QPS, RPM = 5, 15
@@ -354,197 +347,6 @@ def test_the_library_imports_nothing_of_the_platform_but_its_errors() -> None:
                     assert module == "dangerous_driving.errors" or module.startswith(own), f"{file.name}: {module}"
 
 
-# -- Postgres alone
-
-
-def storage(engine: Engine, count: int = 1, policy: Policy = POLICY) -> PostgresStorage:
-    return PostgresStorage(engine, [Key(name, QPS, RPM) for name in names(count)], policy)
-
-
-PROCESS = """
-import asyncio, json, sys
-from pydantic import SecretStr
-from dangerous_driving.assessment.key_pool import Key, KeyPool, Policy, PostgresStorage, key_hash
-from dangerous_driving.ledger.database import open_engine
-from dangerous_driving.settings import DatabaseSettings
-
-async def main(url, keys, qps, rpm, calls, policy):
-    hashes = {key_hash(f"sk-{n}"): SecretStr(f"sk-{n}") for n in range(keys)}
-    engine = open_engine(DatabaseSettings(url=SecretStr(url)))
-    storage = PostgresStorage(engine, [Key(name, qps, rpm) for name in hashes], Policy(**policy))
-    pool = KeyPool(hashes, storage)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    reservations = await asyncio.gather(*(pool.reserve("realtime", timeout=60) for _ in range(calls)))
-    print(json.dumps([(r.key_hash, r.grant.reserved_at) for r in reservations]), flush=True)
-    await pool.close()
-    engine.dispose()
-
-asyncio.run(main(**json.loads(sys.argv[1])))
-"""
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("ledger")
-def test_processes_on_one_database_never_exceed_the_limits_together(database: DatabaseSettings) -> None:
-    arguments = {
-        "url": database.url.get_secret_value(),
-        "keys": 2,
-        "qps": QPS,
-        "rpm": RPM,
-        "calls": RPM * 2 + 2,
-        "policy": {"window_margin": POLICY.window_margin, "second": POLICY.second, "minute": POLICY.minute},
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, json.dumps(arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    reservations: list[tuple[str, float]] = []
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        outputs = [process.communicate("go\n", timeout=60)[0] for process in start_together(processes)]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    for output in outputs:
-        reservations += [(name, at) for name, at in json.loads(output)]
-    assert len(reservations) == 2 * (RPM * 2 + 2)
-    assert_within_limits(reservations)
-    first, last = min(at for _, at in reservations), max(at for _, at in reservations)
-    # 64 requests on 2 keys of 15 "a minute": the last four cannot come before two "minutes", and need not come much later
-    assert 2 * POLICY.minute <= last - first
-
-
-def start_together(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return processes
-
-
-@pytest.mark.integration
-async def test_a_restarted_process_knows_what_was_used_and_disabled(ledger: Engine) -> None:
-    before = storage(ledger, 2, replace(POLICY, minute=60.0, second=60.0))
-    granted = (await before.exchange((), [Request("realtime")] * 10)).grants
-    (kept,) = {grant.key_hash for grant in granted if grant} - {names(2)[0]}
-    await before.set_enabled(names(2)[0], enabled=False, reason="test")
-    await before.close()
-    after = storage(ledger, 2, replace(POLICY, minute=60.0, second=60.0))
-    assert (await after.exchange((), [Request("realtime")])).grants == (None,)
-    assert [(item.key_hash, item.status, item.used_minute) for item in after.snapshot()] == [
-        (names(2)[0], "disabled", 5),
-        (kept, "available", 5),
-    ]
-    assert {item.key_hash: item.used_minute for item in key_usage(ledger, POLICY)}.keys() == set(names(2))
-    await after.close()
-
-
-@pytest.mark.integration
-async def test_a_database_clock_that_was_set_back_blocks_nobody_for_longer_than_a_window(ledger: Engine) -> None:
-    first = storage(ledger)
-    await first.exchange((), [Request("realtime")] * 3)
-    with ledger.begin() as connection:  # as if the clock had been an hour ahead until now
-        connection.execute(text("UPDATE key_reservation SET reserved_at = reserved_at + interval '1 hour'"))
-    second = storage(ledger)
-    exchange = await second.exchange((), [Request("realtime")] * QPS)
-    assert [grant is not None for grant in exchange.grants] == [True, True, False, False, False]
-    assert max(exchange.waits) <= POLICY.minute + POLICY.window_margin
-    for item in (first, second):
-        await item.close()
-
-
-@pytest.mark.integration
-async def test_old_reservations_are_removed(ledger: Engine) -> None:
-    pool_storage = storage(ledger)
-    await pool_storage.exchange((), [Request("realtime")])
-    with ledger.begin() as connection:
-        connection.execute(text("UPDATE key_reservation SET reserved_at = reserved_at - interval '1 hour'"))
-    other = storage(ledger)
-    await other.exchange((), [Request("realtime")])
-    with ledger.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM key_reservation")) == 1
-    for item in (pool_storage, other):
-        await item.close()
-
-
-async def test_a_database_that_does_not_answer_is_a_ledger_error() -> None:
-    engine = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1})
-    unreachable = storage(engine)
-    with pytest.raises(LedgerError, match=r"database\.url"):
-        await unreachable.exchange((), [Request("realtime")])
-    await unreachable.close()
-    engine.dispose()
-
-
-@pytest.mark.integration
-async def test_while_the_database_hangs_each_process_goes_on_with_its_share(
-    ledger: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dangerous_driving.assessment.key_pool.shared.LOCK_TIMEOUT_MS", 200)
-    policy = replace(POLICY, second=30.0, minute=60.0, members=2)
-    pool_storage = storage(ledger, policy=policy)
-    (first,) = (await pool_storage.exchange((), [Request("realtime")])).grants
-    assert isinstance(first, Grant)
-    with ledger.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(7261002)"))
-        alone = await pool_storage.exchange((), [Request("realtime")] * 4)
-        # half of 5, and one of them was given before
-        assert [grant is not None for grant in alone.grants] == [True, False, False, False]
-        assert max(alone.waits) > 20
-    monkeypatch.setattr("dangerous_driving.assessment.key_pool.shared.RETRY_SECONDS", 0.0)
-    pool_storage._windows.away_until = 0.0
-    (after,) = (await pool_storage.exchange((), [Request("realtime")])).grants
-    assert isinstance(after, Grant)
-    with ledger.connect() as connection:  # what was used meanwhile is told
-        taken = connection.scalar(text("SELECT count(*) FROM key_reservation WHERE NOT given_back"))
-    assert taken == 3
-    await pool_storage.close()
-
-
-@pytest.mark.integration
-async def test_the_database_is_not_asked_for_each_call(ledger: Engine) -> None:
-    policy = Policy(window_margin=0.25, lease=0.5)
-    leased = PostgresStorage(ledger, [Key(name, 1000, 60_000) for name in names(2)], policy)
-    pool = KeyPool({name: SecretStr(f"sk-{number}") for number, name in enumerate(names(2))}, leased)
-    async with asyncio.timeout(30):
-        for _ in range(100):
-            await asyncio.gather(*(pool.reserve("realtime") for _ in range(3)))
-            await asyncio.sleep(0.005)
-    assert leased.exchanges < 200
-    await pool.close()
-    with ledger.connect() as connection:
-        rows = connection.execute(text("SELECT given_back, count(*) FROM key_reservation GROUP BY 1")).all()
-    counted = {row[0]: row[1] for row in rows}
-    assert counted[False] - counted.get(True, 0) == 300  # what was taken ahead and not used went back
-
-
-@pytest.mark.integration
-async def test_a_key_that_one_process_lost_is_not_used_by_another(ledger: Engine) -> None:
-    policy = Policy(window_margin=0.25, lease=1.0)
-    first, second = (PostgresStorage(ledger, [Key(name, 100, 600) for name in names(2)], policy) for _ in range(2))
-    pools = [KeyPool({name: SecretStr(name) for name in names(2)}, item) for item in (first, second)]
-    for _ in range(20):  # so that both hold slots ahead on both keys
-        for pool in pools:
-            await pool.reserve("realtime")
-    await asyncio.sleep(1.0)  # the listeners are there
-    lost = await pools[0].reserve("realtime")
-    await pools[0].report(lost, KeyRejectedError("no", http_status=401))
-    async with asyncio.timeout(30):
-        while not second._news.is_set() and all(item.status != "disabled" for item in pools[1].snapshot()):
-            await asyncio.sleep(0.01)
-    others = [await pools[1].reserve("realtime") for _ in range(30)]
-    assert lost.key_hash not in {item.key_hash for item in others}
-    for pool in pools:
-        await pool.close()
-
-
 async def test_lanes_below_realtime_take_turns_by_weight_and_leave_none_unused() -> None:
     policy = replace(POLICY, lane_weights={"window": 3.0, "evaluation": 1.0}, realtime_reserve=0.0)
     (name,) = names(1)
@@ -586,25 +388,6 @@ async def test_a_budget_stops_new_calls_of_its_lane_alone_until_the_next_day(ope
     day[0] = date(2026, 1, 2)
     await pool.reserve("window")
     await pool.close()
-
-
-@pytest.mark.integration
-async def test_a_budget_is_shared_by_all_processes(ledger: Engine) -> None:
-    policy = replace(POLICY, budgets={"window": Budget(calls=3)})
-    pools = []
-    for _ in range(2):
-        shared = PostgresStorage(ledger, [Key(name, QPS, RPM) for name in names(1)], policy)
-        pools.append(KeyPool({names(1)[0]: SecretStr("sk-0")}, shared, policy=policy))
-    for _ in range(3):
-        await pools[0].reserve("window")
-    async with asyncio.timeout(20):
-        while pools[1].spent("window").calls < 3:
-            await pools[1].report(await pools[1].reserve("realtime"))  # any exchange brings the news
-            await asyncio.sleep(0.2)
-    with pytest.raises(BudgetSpentError):
-        await pools[1].reserve("window")
-    for pool in pools:
-        await pool.close()
 
 
 async def test_keys_come_and_go_while_the_pool_runs(open_pool: OpenPool) -> None:
