@@ -53,6 +53,8 @@ from dangerous_driving.tasks.derivation import tasks_from_detection
 LENGTH = 3600
 KEYS, CAMERAS, PER_RUN = 10, 50, 25
 FULL, QUICK = 3000, 600
+#: Times those groups wait after the outage: at the full quota some minutes' work, so that a run's start is part of it, not most of it.
+BACKLOG = 3
 GROUPS_PER_FRAME = 10
 #: An hour that has closed.
 CLOSED = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
@@ -84,7 +86,8 @@ def platform(folder: Path, keys: int, rpm_limit: int) -> Iterator[tuple[Settings
             "DD_KEYS__SECRETS": "[" + ", ".join(f'"{secret}"' for secret in secrets) + "]",
             "DD_KEYS__RPM_LIMIT": str(rpm_limit),
             "DD_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
-            "DD_KAFKA__REQUEST_TIMEOUT": "0.5",
+            # nobody listens there, and looking for a broker is no part of what is compared
+            "DD_KAFKA__REQUEST_TIMEOUT": "0.1",
             "DD_WINDOWS__LENGTH": str(LENGTH),
             "DD_WINDOWS__LATENESS": "0",
         }
@@ -138,9 +141,8 @@ def dagster_run(windows: list[Window]) -> subprocess.Popen[bytes]:
     program = f"""
 import warnings; warnings.simplefilter("ignore")
 import dagster as dg
-from dangerous_driving.definitions import definitions_of
-from dangerous_driving.settings import load
-job = definitions_of(load()).resolve_job_def("assess_window")
+from dangerous_driving.definitions import definitions
+job = definitions().resolve_job_def("assess_window")
 with dg.DagsterInstance.get() as instance:
     assert job.execute_in_process(instance=instance, tags={tags!r}).success
 """
@@ -190,22 +192,23 @@ def lanes(groups: int) -> list[Figure]:
                 groups / alone, ratio, ">= 0.9", ratio >= 0.9, f"{groups} groups, start-up included",
             )
         )  # fmt: skip
-        backlog = capture(engine, settings, CLOSED, CAMERAS, groups)
+        waiting = BACKLOG * groups
+        backlog = capture(engine, settings, CLOSED, CAMERAS, waiting)
         time.sleep(61)
         began = time.monotonic()
         wait([dagster_run(backlog[:PER_RUN]), dagster_run(backlog[PER_RUN:])])
         took = time.monotonic() - began
         # of a key's minute the lanes below realtime leave a part; a minute's start may be a burst of none
-        quota = groups / (KEYS * 300 / 60 * (1 - settings.keys.realtime_reserve))
+        quota = waiting / (KEYS * 300 / 60 * (1 - settings.keys.realtime_reserve))
         figures.append(
             Figure(
                 f"backlog of {CAMERAS} cameras: close to complete, against its quota", took, "s", quota, took / quota,
-                "<= 1.1", took / quota <= 1.1, "two runs at a time, start-up included; quota of the window lane",
+                "<= 1.1", took / quota <= 1.1, f"{waiting} groups, two runs at a time, start-up included; quota of the window lane",
             )
         )  # fmt: skip
         answered = count(engine, "SELECT count(*) FROM risk_assessment WHERE is_current")
         refused = count(engine, "SELECT count(*) FROM llm_call WHERE http_status = 429")
-        assert answered == 3 * groups + GROUPS_PER_FRAME, answered
+        assert answered == (2 + BACKLOG) * groups + GROUPS_PER_FRAME, answered
         figures.append(Figure("answers 429", refused, "calls", target="0", met=refused == 0))
     return figures
 

@@ -16,7 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from dangerous_driving.assessment.picture import fit_jpeg
 from dangerous_driving.errors import ObjectNotFoundError, PictureError
-from dangerous_driving.evaluation import plots
 from dangerous_driving.evaluation.answers import Answer
 from dangerous_driving.evaluation.cases import SetCase, Truth
 from dangerous_driving.evaluation.figures import Compared, Figures
@@ -102,6 +101,9 @@ def build_report(
         judged: the comparison with the prompt in use, if this is a challenger.
         significance: level of the tests.
     """
+    # matplotlib takes as long to load as all else here, and few runs draw
+    from dangerous_driving.evaluation import plots
+
     drawn = {
         "metrics": plots.estimates_plot([(WORDS[name], held_out.estimates[name]) for name in SHOWN]),
         "confusion": plots.confusion_plot(held_out.confusion),

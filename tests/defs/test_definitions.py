@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dangerous_driving.definitions import definitions_of
+from dangerous_driving.defs.graph import definitions_of
 from dangerous_driving.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
