@@ -140,7 +140,8 @@ def dashboards(url: str, hours: int, repeats: int = 3) -> Iterator[tuple[str, fl
                         begun = time.monotonic()
                         found = connection.execute(statement).fetchall()
                         times.append(time.monotonic() - begun)
-                    assert found, query.name
+                    # the simulated traffic has nothing to evaluate; tests/grafana asks those panels of a ledger that has
+                    assert found or query.name.startswith("evaluation / "), query.name
                     yield query.name, statistics.median(times)
 
 
