@@ -7,8 +7,9 @@
         {'columns': ['captured_at', 'task_id', 'run'], 'unique': true},
         {'columns': ['hour_started_at']},
         {'columns': ['camera_id', 'captured_at']},
+        {'columns': ['ledger_read_at']},
     ],
-    post_hook="{{ forget_dropped_days('captured_at') }}"
+    post_hook=["{{ forget_dropped_days('captured_at') }}", "analyze {{ this }}"]
 ) }}
 
 {% set read_at = ledger_read_at() %}

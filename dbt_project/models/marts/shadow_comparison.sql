@@ -18,7 +18,11 @@ pairs as (
         on champion.captured_at = challenger.captured_at
         and champion.task_id = challenger.task_id
         and champion.run = 'live'
-    where challenger.run like 'shadow:%'
+    where
+        challenger.run like 'shadow:%'
+        -- windows that ended after a challenger began; without any, no day of the ledger is read
+        and challenger.captured_at >= (select min(since) - interval '1 day' from shadows)
+        and champion.captured_at >= (select min(since) - interval '1 day' from shadows)
     group by 1, 2, 3
 
 )
