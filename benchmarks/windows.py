@@ -161,6 +161,12 @@ def count(engine: Engine, query: str) -> int:
         return int(connection.scalar(text(query)) or 0)
 
 
+def last_answer(engine: Engine) -> datetime:
+    with transaction(engine) as connection:
+        at: datetime = connection.execute(text("SELECT max(assessed_at) FROM risk_assessment")).scalar_one()
+    return at
+
+
 def lanes(groups: int) -> list[Figure]:
     """Runs against the plain assessor, then a backlog of all cameras against the quota."""
     figures = []
@@ -195,9 +201,10 @@ def lanes(groups: int) -> list[Figure]:
         waiting = BACKLOG * groups
         backlog = capture(engine, settings, CLOSED, CAMERAS, waiting)
         time.sleep(61)
-        began = time.monotonic()
+        closed = datetime.now(UTC)
         wait([dagster_run(backlog[:PER_RUN]), dagster_run(backlog[PER_RUN:])])
-        took = time.monotonic() - began
+        # the runs still check their windows then
+        took = (last_answer(engine) - closed).total_seconds()
         # of a key's minute the lanes below realtime leave a part; a minute's start may be a burst of none
         quota = waiting / (KEYS * 300 / 60 * (1 - settings.keys.realtime_reserve))
         figures.append(
