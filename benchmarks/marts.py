@@ -4,7 +4,7 @@ The ledger is simulated (``ledger_rows``), the PostgreSQL is the embedded one wi
 dbt is run as the Dagster job runs it, models and tests. History is filled from now backwards in steps; at each step the
 marts are built from nothing, then one new hour of traffic arrives and they are built again, then nothing arrives.
 
-    python -m benchmarks.marts                 # all: about an hour
+    python -m benchmarks.marts                 # all: about 25 minutes
     python -m benchmarks.marts --quick         # 30,000 and 100,000 assessments: three minutes
     python -m benchmarks.marts --folder F --until 600   # goes on in F for so many seconds, and leaves it there
 """
