@@ -105,7 +105,8 @@ def endpoint(keys: int, scale: Scale) -> Iterator[Endpoint]:
                 time.sleep(0.05)
             yield Endpoint(f"http://127.0.0.1:{port_file.read_text()}")
         finally:
-            process.terminate()
+            # it keeps nothing, and a SIGTERM that is blocked or ignored here would be so there, too
+            process.kill()
             process.wait()
             assert process.stdin is not None
             process.stdin.close()
