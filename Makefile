@@ -68,7 +68,7 @@ test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
 	if [ "$$free" -ge 25 ]; then nice -n 19 $(SUBMAKE) --silent $(FLINK)/.ready $(ULTRALYTICS)/.ready & environments=$$!; fi; \
 	$(BIN)/python -m pytest $(ARGS) || { kill $${environments:-} 2>/dev/null; exit 1; }; \
-	if [ -n "$${environments:-}" ]; then wait $$environments && $(SUBMAKE) -j2 --output-sync=target test-flink test-ultralytics; \
+	if [ -n "$${environments:-}" ]; then wait $$environments && $(SUBMAKE) test-flink test-ultralytics; \
 	else echo "SKIPPED the Flink job and the engine ultralytics: their environments need 25 GB of free disk, there are $$free GB"; fi
 
 # The engine ultralytics and `weights export` for real, in an environment of their own: torch is several GB.
