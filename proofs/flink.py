@@ -108,8 +108,12 @@ def same_set(
                 verdict.that(False, f"{guarantee}: no progress beyond {seen} tasks for {PATIENCE:g} s")
                 return
             time.sleep(0.2)
-        state, restarts = flink.job(job)
         say(f"all tasks seen after {time.monotonic() - begun:.0f} s")
+        # Flink's REST interface fetches metrics every ten seconds only: a quick job is over before its restart is told
+        until = time.monotonic() + 60
+        while (stands := flink.job(job)) and not stands[1] and time.monotonic() < until:
+            time.sleep(1)
+        state, restarts = stands
         verdict.that(
             killed and restarts >= 1 and state == "RUNNING",
             f"{guarantee}: a task manager was killed, the job was started anew {restarts} times and is {state}",
