@@ -20,9 +20,8 @@ pairs as (
         and champion.run = 'live'
     where
         challenger.run like 'shadow:%'
-        -- windows that ended after a challenger began; without any, no day of the ledger is read
-        and challenger.captured_at >= (select min(since) - interval '1 day' from shadows)
-        and champion.captured_at >= (select min(since) - interval '1 day' from shadows)
+        -- where there has never been a challenger, the answers are not read at all
+        and exists (select 1 from shadows)
     group by 1, 2, 3
 
 )
