@@ -33,6 +33,7 @@ from dangerous_driving.assessment.keys import load_keys
 from dangerous_driving.contracts import DetectionResult
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.messaging import Producer, Topic
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import Settings, load
 from dangerous_driving.simulation.orders import order
 from infra.prometheus.receiver import Notice, Receiver
@@ -379,15 +380,6 @@ FAULTS: dict[str, Callable[[Proof], None]] = {
 }
 #: A run of none of these does without, and starts sooner.
 NEED_DAGSTER = {"keys", "window"}
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float) -> None:

@@ -26,8 +26,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from dangerous_driving.ports import free_port
 from infra.kafka.cluster import ClusterError, copy_jars, spawn
-from proofs.alert_rules import free_port, wait_for
+from proofs.alert_rules import wait_for
 from proofs.traffic import say
 
 REPOSITORY = Path(__file__).resolve().parents[1]

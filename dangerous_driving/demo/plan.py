@@ -17,6 +17,7 @@ from dangerous_driving.demo.data_folder import DataFolder
 from dangerous_driving.detection.engine import open_engine
 from dangerous_driving.doctor import rejected_keys
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.ports import free_port
 from dangerous_driving.services import open_camera, own_weights, simulated_cameras
 from dangerous_driving.settings import CameraSpec, Settings
 
@@ -206,11 +207,3 @@ def require_free(host: str, port: int, argument: str) -> None:
             raise ConfigError(
                 argument, f"port {port} of {host} cannot be used ({error.strerror})", "name a free one"
             ) from error
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        port: int = probe_socket.getsockname()[1]
-        return port

@@ -215,6 +215,8 @@ class Demo:
 
     def _await_ready(self, say: Callable[[str], None]) -> None:
         addresses = [self._plan.page + "readyz"]
+        if self._plan.llm_port is not None:
+            addresses.append(f"http://127.0.0.1:{self._plan.llm_port}/healthz")
         if self._plan.dagster_port is not None:
             addresses.append(f"http://127.0.0.1:{self._plan.dagster_port}/server_info")
         deadline = time.monotonic() + START_SECONDS

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.kafka.cluster import ClusterError, copy_jars, free_ports, spawn
+from dangerous_driving.ports import free_ports
+from infra.kafka.cluster import ClusterError, copy_jars, spawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")

@@ -35,6 +35,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dangerous_driving.ports import free_ports
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
 CACHE = REPOSITORY / ".cache" / "kafka"
@@ -413,18 +415,6 @@ class KafkaCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _run(cluster: KafkaCluster) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Self
 
 import yaml
 
+from dangerous_driving.ports import free_ports
 from infra.kafka.cluster import spawn
 
 HERE = Path(__file__).parent
@@ -102,7 +103,7 @@ class Monitoring:
         self._folder = folder.resolve()
         self._factor = factor
         self._processes: list[subprocess.Popen[bytes]] = []
-        port, alertmanager_port = _free_port(), _free_port()
+        port, alertmanager_port = free_ports(2)
         self._port = prometheus_port or port
         self.url = f"http://127.0.0.1:{self._port}"
         self.alertmanager_url = f"http://127.0.0.1:{alertmanager_port}"
@@ -203,15 +204,6 @@ class Monitoring:
         address = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(address, timeout=10) as answer:
             return json.load(answer)["data"]
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> int:

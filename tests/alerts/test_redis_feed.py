@@ -26,9 +26,10 @@ from dangerous_driving.contracts import (
 )
 from dangerous_driving.errors import ConfigError, DeliveryError
 from dangerous_driving.messaging import Received, Topic
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings.notifications import RedisSettings
 from tests.alerts.conftest import NOON
-from tests.notifications.conftest import alert, free_port, program, running, wait_until
+from tests.notifications.conftest import alert, program, running, wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -27,6 +27,7 @@ import pytest
 from pydantic import SecretStr
 
 from dangerous_driving.demo.parts import FOLDER_VARIABLE
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import DatabaseSettings
 from infra.grafana import generate, queries
 from infra.prometheus.servers import Monitoring
@@ -36,13 +37,6 @@ from tests.observability.exposition import problems, told
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMAND = [sys.executable, "-m", "dangerous_driving.cli"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float) -> Any:
@@ -98,6 +92,9 @@ def demo(folder: Path, *arguments: str, seconds: float, dagster: bool = True) ->
         )  # fmt: skip
     try:
         yield RunningDemo(process, f"http://127.0.0.1:{page_port}/", output)
+    except BaseException as error:
+        error.add_note(f"the demo, exit code {process.poll()}, said:\n{output.read_text()}")
+        raise
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

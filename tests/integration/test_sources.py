@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -25,6 +24,7 @@ from structlog.testing import capture_logs
 from dangerous_driving.camera.frame import Frame
 from dangerous_driving.camera.reader import CameraReader
 from dangerous_driving.camera.status import CameraState, CameraStatus
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import CameraSettings, CameraSpec
 from tests.conftest import missing_component
 
@@ -44,13 +44,6 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

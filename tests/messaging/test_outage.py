@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from dangerous_driving.messaging import (
     embedded_kafka_settings,
     group_lag,
 )
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import KafkaSettings
 from tests.integration.test_spool import broker_process
 from tests.messaging.conftest import frame, wait_until
@@ -36,10 +36,7 @@ BOUND = 20.0
 @pytest.fixture
 def dead() -> KafkaSettings:
     """Settings of a broker that is not there; everything about it ends within two seconds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    kafka = embedded_kafka_settings(address)
+    kafka = embedded_kafka_settings(f"127.0.0.1:{free_port()}")
     return kafka.model_copy(update={"request_timeout": 1.0, "delivery_timeout": 2.0})
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from dangerous_driving.alerts.lifecycle import Lifecycle
 from dangerous_driving.contracts import Alert, AlertBasis, AlertState, RiskLevel
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import AlertsSettings
 from tests.alerts.conftest import NOON
 from tests.conftest import missing_component
@@ -61,12 +62,6 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         time.sleep(0.02)
         assert time.monotonic() < deadline, f"in vain waited for {what}"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass

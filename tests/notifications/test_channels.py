@@ -26,8 +26,9 @@ from dangerous_driving.notifications.opening import open_channel
 from dangerous_driving.notifications.rendering import Item, Renderer
 from dangerous_driving.notifications.signature import verified
 from dangerous_driving.notifications.webhook import WebhookChannel
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings.notifications import EmailReceiver, MqttReceiver, WebhookReceiver
-from tests.notifications.conftest import SECRET, Mailbox, MqttBroker, WebhookServer, alert, free_port
+from tests.notifications.conftest import SECRET, Mailbox, MqttBroker, WebhookServer, alert
 
 pytestmark = [
     pytest.mark.integration,

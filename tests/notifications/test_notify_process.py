@@ -17,9 +17,10 @@ from sqlalchemy import Engine
 from dangerous_driving.contracts import AlertBasis, RiskLevel
 from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.ledger.notifications import list_notifications
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import DatabaseSettings
 from tests.alerts.conftest import sighting
-from tests.notifications.conftest import LIFECYCLE, SECRET, MqttBroker, WebhookServer, free_port, wait_until
+from tests.notifications.conftest import LIFECYCLE, SECRET, MqttBroker, WebhookServer, wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from dangerous_driving.objects import PrunableStore as ObjectStore
 from dangerous_driving.objects import open_store
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import ObjectsSettings
 
 BUILD = Path(__file__).resolve().parents[1] / "servers" / "versitygw.sh"
@@ -36,9 +37,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectsSetti
     folder = tmp_path_factory.mktemp("s3")
     (folder / "buckets").mkdir()
     (folder / "metadata").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    endpoint = f"127.0.0.1:{free_port()}"
     settings = ObjectsSettings(
         kind="s3",
         endpoint=endpoint,

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from dangerous_driving.errors import ConfigError, ObjectNotFoundError, ObjectStoreError
 from dangerous_driving.objects import ObjectStore, S3Store, open_store
+from dangerous_driving.ports import free_port
 from dangerous_driving.settings import ObjectsSettings
 
 #: s; the time-outs in these tests add up to less, so only an unbounded wait reaches it
@@ -73,10 +74,7 @@ def settings_of(endpoint: str, timeout: float) -> ObjectsSettings:
 
 
 def test_a_server_that_is_gone_is_a_retriable_error_soon() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
-    assert_away(open_store(settings_of(endpoint, timeout=1.0)))
+    assert_away(open_store(settings_of(f"127.0.0.1:{free_port()}", timeout=1.0)))
 
 
 @pytest.fixture

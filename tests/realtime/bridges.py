@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
 from dangerous_driving.messaging import EmbeddedBroker, Producer, apply
 from dangerous_driving.messaging.embedded import embedded_kafka_settings
+from dangerous_driving.ports import free_port
 from dangerous_driving.realtime.client import BridgeClient
 from dangerous_driving.settings import DatabaseSettings, KafkaSettings, ObjectsSettings, RealtimeSettings, Settings
 from tests.realtime.conftest import LIFECYCLE, a_frame, a_sighting, moment
@@ -153,12 +153,6 @@ class Outcome:
     @property
     def held(self) -> bool:
         return not (self.missing or self.doubled or self.stale or self.backwards)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def prove(
