@@ -28,7 +28,7 @@ from dangerous_driving.camera.frame import Image
 from dangerous_driving.detection.agreement import f1_of
 from dangerous_driving.detection.cpu import CpuEngine, letterbox_of
 from dangerous_driving.detection.delivery import ResultDelivery
-from dangerous_driving.detection.engine import Detection
+from dangerous_driving.detection.engine import Detection, Engine
 from dangerous_driving.detection.grouping import group_boxes
 from dangerous_driving.detection.priority import RoadUsers, priorities
 from dangerous_driving.detection.quantize import quantize_onnx
@@ -277,15 +277,16 @@ def runtimes(pictures: list[Image], repeats: int) -> list[Figure]:
     return figures
 
 
-def carried(cameras: int, seconds: float, clips: list[Path], size: int, folder: Path) -> list[Figure]:
+def carried(
+    cameras: int, seconds: float, clips: list[Path], settings: DetectionSettings, engine: Engine, folder: Path
+) -> list[Figure]:
     """(c) so many cameras at 1.8 s through the real service, read from clips in real time."""
+    size = settings.input_size
     say(f"{cameras} cameras at {size} px")
-    settings = DetectionSettings(weights=OWN_WEIGHTS, input_size=size)
     specs = tuple(
         CameraSpec(id=f"bench-{size}-{cameras}-{number}", source=SecretStr(str(clips[number % len(clips)])))
         for number in range(cameras)
     )
-    engine = CpuEngine(settings)
     ages: list[float] = []
     store = open_store(ObjectsSettings(folder=folder / "objects"))
     service = DetectionService(
@@ -398,7 +399,8 @@ def main() -> None:
         figures.append(Figure("rendering a simulated frame of 1280 x 720", 1000 * rendering, "ms"))
         for size in (416, 640):
             for cameras in (1, 50) if arguments.quick else (1, 50, 200):
-                figures += carried(cameras, seconds, clips, size, folder)
+                settings = DetectionSettings(weights=OWN_WEIGHTS, input_size=size)
+                figures += carried(cameras, seconds, clips, settings, CpuEngine(settings), folder)
     print(f"written to {tell('detection', figures)}")
 
 

@@ -45,14 +45,13 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def tell(name: str, figures: list[Figure]) -> Path:
-    """Print the table and write the file; returns its path."""
+def tell(name: str, figures: list[Figure], **accelerator: str) -> Path:
+    """Print the table and write the file; returns its path. ``accelerator``: what the machine has besides, as in gpu="…"."""
+    taken_on = machine() | accelerator
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    print(
-        f"\n{name} · commit {commit or 'unknown'} · {', '.join(f'{key} {value}' for key, value in machine().items())}"
-    )
+    print(f"\n{name} · commit {commit or 'unknown'} · {', '.join(f'{key} {value}' for key, value in taken_on.items())}")
     width = max(len(figure.figure) for figure in figures)
     print(f"{'figure':{width}}  {'value':>10} {'unit':10} {'baseline':>10} {'ratio':>7}  {'target':10} met")
     for figure in figures:
@@ -66,7 +65,7 @@ def tell(name: str, figures: list[Figure]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {
-        "commit": commit, "at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
+        "commit": commit, "at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": taken_on,
         "figures": [asdict(figure) for figure in figures],
     }  # fmt: skip
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
