@@ -67,6 +67,10 @@ class Source(Protocol):
     def stills(self) -> bool:
         """Whether it is made of single pictures, which may well be alike."""
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in px of a source that makes its pictures itself; None where only a picture tells."""
+
     def grab(self) -> bool:
         """Go on to the next frame; False at the end. Blocks until there is one, at most the read time-out.
 
@@ -127,6 +131,8 @@ def probe(
 ) -> SourceInfo:
     """Open a source, read one frame and close it again: whether a camera can be started at all.
 
+    A source that makes its pictures itself is only opened: the first one may take it seconds, and it always has one.
+
     Args:
         spec: the camera.
         settings: time-outs; the defaults when left out.
@@ -142,9 +148,12 @@ def probe(
     try:
         source = source_opener(spec, settings)
         try:
-            if not source.grab():
+            if source.size is not None:
+                width, height = source.size
+            elif source.grab():
+                height, width = source.retrieve().shape[:2]
+            else:
                 raise SourceError(f"{spec.shown_source} holds no frame that can be decoded")
-            height, width = source.retrieve().shape[:2]
             return SourceInfo(width, height, *_rate_and_count(source))
         finally:
             source.close()
@@ -166,6 +175,7 @@ class _VideoSource:
     """What FFmpeg plays (files, RTSP over TCP, HTTP), or a USB device."""
 
     stills = False
+    size: tuple[int, int] | None = None
 
     def __init__(self, spec: CameraSpec, location: str | int, settings: CameraSettings) -> None:
         self._shown = spec.shown_source
@@ -235,6 +245,7 @@ class _PictureSource:
     """The pictures of a folder in the order of their names (or one picture), each for one frame interval."""
 
     stills = True
+    size: tuple[int, int] | None = None
 
     def __init__(self, spec: CameraSpec, path: Path, period: float) -> None:
         self._shown = spec.shown_source

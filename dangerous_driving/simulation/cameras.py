@@ -69,6 +69,7 @@ class SimulatedSource:
 
     def __init__(self, spec: SceneSpec) -> None:
         self.period: float | None = 1 / spec.fps
+        self.size: tuple[int, int] | None = (spec.width, spec.height)
         self._scene = Scene(spec)
         self._grabbed = 0
 

@@ -43,6 +43,7 @@ class FakeSource:
     def __init__(self, frames: int = 1_000_000, *, period: float | None = None, pause: float = 0.002) -> None:
         self.period = period
         self.stills = False
+        self.size: tuple[int, int] | None = None
         self.frames, self.pause = frames, pause
         self.grabbed = self.retrieved = 0
         self.closed = False

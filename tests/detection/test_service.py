@@ -88,6 +88,7 @@ class GreyCamera:
 
     period: float | None = 0.01
     stills = False
+    size: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         self.count = 0

@@ -51,6 +51,14 @@ def test_a_scene_that_is_not_there_is_a_lost_source_and_at_the_start_a_wrong_set
         probe(camera("simulated:nonsense"), SETTINGS, source_opener=open_source)
 
 
+def test_a_scene_says_its_size_before_its_first_picture_which_has_it() -> None:
+    source = open_source(camera("simulated:queue?size=640x352"), SETTINGS)
+    assert probe(camera("simulated:queue?size=640x352"), SETTINGS, source_opener=open_source).width == 640
+    assert source.size == (640, 352)
+    assert source.grab()
+    assert source.retrieve().shape == (352, 640, 3)
+
+
 def test_real_sources_are_opened_as_ever(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no file"):
         open_source(camera(str(tmp_path / "nowhere.mp4")), SETTINGS)
