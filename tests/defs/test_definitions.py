@@ -132,3 +132,16 @@ def test_an_invalid_setting_is_named_when_definitions_load(monkeypatch: pytest.M
     monkeypatch.setenv("DD_WINDOWS__LENGTH", "61")
     with pytest.raises(ConfigError, match=r"windows\.length"):
         definitions()
+
+
+def test_loading_leaves_nothing_for_the_garbage_collector_to_go_through() -> None:
+    program = (
+        "import gc\n"
+        "from dangerous_driving.definitions import definitions\n"
+        "definitions()\n"
+        "print(gc.get_freeze_count() / (gc.get_freeze_count() + len(gc.get_objects())), gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    share, enabled = done.stdout.split()[-2:]
+    assert float(share) > 0.9
+    assert enabled == "True"
