@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from dangerous_driving.observability.logging import configure_own
 from dangerous_driving.settings import load
 
 
@@ -35,4 +36,7 @@ def definitions() -> dg.Definitions:
         # these imports are what takes the time
         from dangerous_driving.defs.graph import definitions_of
 
-        return definitions_of(load())
+        settings = load()
+        # what runs log, such as each call of the LLM, is read with the lines of the services
+        configure_own(level=settings.observability.log_level, service="dagster", node=settings.node)
+        return definitions_of(settings)

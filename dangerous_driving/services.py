@@ -21,6 +21,7 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
+from dangerous_driving.observability import logging
 from dangerous_driving.observability.service import ServiceProcess, end_with_standard_input
 from dangerous_driving.settings import CameraSettings, CameraSpec, Settings, config_file
 from dangerous_driving.settings.tasks import Generator
@@ -422,7 +423,8 @@ def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> l
         finally:
             await pool.close()
 
-    if leash:
+    if leash:  # a part of a demo: its lines are read with those of the services
+        logging.configure(level=settings.observability.log_level, service="window-run", node=settings.node)
         end_with_standard_input()
     with _ledger(settings, "window-run") as engine:
         now = datetime.now(UTC)

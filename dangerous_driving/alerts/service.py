@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
+from dangerous_driving.alerts.hearing import Hearing
 from dangerous_driving.alerts.inputs import Sighting, sightings_of_detection, sightings_of_result, task_ids
 from dangerous_driving.alerts.lifecycle import AlertChange, Lifecycle
 from dangerous_driving.contracts import LIVE_RUN, Alert, DetectionResult, Message, RiskAssessmentResult
@@ -25,7 +26,7 @@ from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.messaging import Received, Topic
 from dangerous_driving.messaging.in_hand import BatchesInHand
 from dangerous_driving.messaging.refusal import without_refused
-from dangerous_driving.messaging.seam import GroupMember, Sender
+from dangerous_driving.messaging.seam import InformedMember, Sender
 from dangerous_driving.observability.metrics import (
     ALERT_CHANGES,
     ALERT_INPUTS_IGNORED,
@@ -82,7 +83,7 @@ class AlertsService:
     BACKOFF_MAX = 10.0
 
     def __init__(
-        self, engine: Engine, consumer: GroupMember, producer: Sender, settings: Settings, *, clock: Clock = now_utc
+        self, engine: Engine, consumer: InformedMember, producer: Sender, settings: Settings, *, clock: Clock = now_utc
     ) -> None:
         self._engine = engine
         self._consumer = consumer
@@ -90,6 +91,7 @@ class AlertsService:
         self._publisher = AlertPublisher(engine, producer, delivery_timeout=settings.kafka.delivery_timeout)
         self._settings = settings.alerts
         self._lifecycle = Lifecycle(settings.alerts)
+        self._hearing: Hearing[tuple[Topic, int]] = Hearing()
         self._clock = clock
         self._next_tick = 0.0
         self._publish_again = 0.0
@@ -178,16 +180,19 @@ class AlertsService:
         if time.monotonic() < self._next_tick:
             return
         self._next_tick = time.monotonic() + self.TICK_SECONDS
+        now = self._clock()
         try:
-            if self._caught_up():
-                _count(ledger.tick(self._engine, self._lifecycle, self._clock()))
+            # silence is only what was listened to: with a backlog, before the group has given this member anything to
+            # read, or for cameras that another member reads, an alert whose continuation waits on the topic would be closed
+            heard = self._hearing.heard_until(self._consumer.standing(), at=now)
+            if heard is not None:
+                _count(ledger.tick(self._engine, self._lifecycle, heard, of=self._is_ours))
         except (LedgerError, BrokerError) as error:
             log.warning("alerts_not_closed", reason=str(error))
 
-    def _caught_up(self) -> bool:
-        # silence is only what was listened to: with a backlog, or before the group has given this member anything to
-        # read, an alert whose continuation waits on the topic would be closed
-        return bool(self._consumer.assignment) and sum(self._consumer.lag().values()) <= self._batches.size
+    def _is_ours(self, camera_id: str) -> bool:
+        # whose answers this member reads; its geometry may come to another one, and says nothing that an answer does not
+        return self._consumer.reads(Topic.RISK_ASSESSMENT_RESULTS, camera_id)
 
 
 def _count(changes: Sequence[AlertChange]) -> None:

@@ -53,14 +53,20 @@ def advance(engine: Engine, lifecycle: Lifecycle, sightings: Sequence[Sighting])
     return changes
 
 
-def tick(engine: Engine, lifecycle: Lifecycle, at: datetime) -> list[AlertChange]:
-    """Close and withdraw what has been silent for long enough at this time; ring again for what nobody has judged."""
+def tick(
+    engine: Engine, lifecycle: Lifecycle, at: datetime, *, of: Callable[[str], bool] = lambda _: True
+) -> list[AlertChange]:
+    """Close and withdraw what has been silent for long enough at this time; ring again for what nobody has judged.
+
+    ``of``: the cameras that the caller speaks for.
+    """
     with transaction(engine) as connection:
         cameras = connection.scalars(
             select(Alert.camera_id).where(or_(Alert.state.in_(LIVE_STATES), _escalating(at))).distinct()
         ).all()
         changes: list[AlertChange] = []
-        for state in _load(connection, lifecycle, {camera_id: [] for camera_id in cameras}, at=at).values():
+        ours: dict[str, list[Sighting]] = {camera_id: [] for camera_id in cameras if of(camera_id)}
+        for state in _load(connection, lifecycle, ours, at=at).values():
             changes += lifecycle.step(state, Tick(at=at))[1]
         _write(connection, changes)
     return changes

@@ -26,7 +26,7 @@ from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.tables import Alert, AlertEvent, Notification
 from dangerous_driving.notifications.pacing import Step, Waiting
-from dangerous_driving.notifications.plan import Planned, notification_id_of
+from dangerous_driving.notifications.plan import Held, Planned, notification_id_of
 from dangerous_driving.notifications.rendering import Item
 
 #: Advisory locks: of planning, and of each receiver's outbox.
@@ -36,8 +36,9 @@ RECEIVER_LOCKS = 7_261_013
 #: Messages of a receiver looked at in one step.
 LOOK = 1000
 
-Planner = Callable[[AlertMessage, Mapping[str, RiskLevel]], Sequence[Planned]]
-"""What each receiver is to be told of a version, given the level that it was told before (by receiver)."""
+Planner = Callable[[AlertMessage, Mapping[str, RiskLevel], Mapping[str, Held]], Sequence[Planned]]
+"""What each receiver is to be told of a version, given the level that it was told before and what of the alert still waits
+for the end of a quiet time (both by receiver)."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,17 @@ def plan_pending(engine: Engine, plan: Planner, *, now: datetime, oldest: timede
         if not rows:
             return 0
         told = _told(connection, {row.alert_id for row in rows})
+        waits = _waiting(connection, {row.alert_id for row in rows}, now)
         planned: list[Planned] = []
         newest: dict[str, int] = {}
         for row in rows:
             newest[row.alert_id] = max(row.version, newest.get(row.alert_id, 0))
             if row.at < now - oldest:
                 continue
-            for item in plan(AlertMessage.model_validate(row.alert), told[row.alert_id]):
+            for item in plan(AlertMessage.model_validate(row.alert), told[row.alert_id], waits[row.alert_id]):
                 planned.append(item)
+                if item.held_reason is not None:
+                    waits[row.alert_id][item.receiver] = Held(item.due_at, item.held_reason)
                 if item.kind in ("ring", "raised"):
                     told[row.alert_id][item.receiver] = item.level
         _keep(connection, planned, now)
@@ -291,6 +295,23 @@ def _told(connection: Connection, alert_ids: Iterable[str]) -> dict[str, dict[st
         level, before = RiskLevel(name), found[str(alert_id)].get(receiver)
         if before is None or level.rank > before.rank:
             found[str(alert_id)][receiver] = level
+    return found
+
+
+def _waiting(connection: Connection, alert_ids: Iterable[str], now: datetime) -> dict[str, dict[str, Held]]:
+    found: dict[str, dict[str, Held]] = defaultdict(dict)
+    statement = (
+        select(Notification.alert_id, Notification.receiver, Notification.due_at, Notification.held_reason)
+        .where(
+            Notification.alert_id.in_(list(alert_ids)),
+            Notification.state == "pending",
+            Notification.held_reason.is_not(None),
+            Notification.due_at > now,
+        )
+        .order_by(Notification.due_at)
+    )
+    for alert_id, receiver, due_at, reason in connection.execute(statement):
+        found[str(alert_id)][receiver] = Held(due_at, reason)
     return found
 
 

@@ -16,6 +16,7 @@ import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.partitioner.default import murmur2
 
 from dangerous_driving.contracts import MessageT, require_key
 from dangerous_driving.errors import BrokerError, ContractError
@@ -72,6 +73,14 @@ class Received(Generic[MessageT]):
     key: str | None
     message: MessageT
     value: bytes = field(default=b"", repr=False, compare=False)  # the message as it lay there
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of one partition: the offset of the next message that is handed out, and the one after its last message."""
+
+    position: int
+    end: int
 
 
 class Consumer(Generic[MessageT]):
@@ -200,6 +209,16 @@ class Consumer(Generic[MessageT]):
         except BrokerError:
             self._step_back({partition: records[0].offset for partition, records in batches.items()})
             raise
+        if (
+            self._policy is AckPolicy.AFTER_EFFECT
+        ):  # else nothing is ever finished, and all offsets would be kept for ever
+            self._hand_out(batches, received)
+        for topic, count in Counter(item.topic for item in received).items():
+            KAFKA_CONSUMED.labels(topic=topic.value).inc(count)
+        self._commit_left_over()
+        return received
+
+    def _hand_out(self, batches: Mapping[TopicPartition, list[Any]], received: Iterable[Received[MessageT]]) -> None:
         offsets: dict[TopicPartition, list[int]] = {partition: [] for partition in batches}
         for item in received:
             offsets[TopicPartition(item.topic.value, item.partition)].append(item.offset)
@@ -207,10 +226,6 @@ class Consumer(Generic[MessageT]):
             for partition, records in batches.items():
                 mark = self._marks.setdefault(partition, LowWaterMark())
                 mark.hand_out(offsets[partition], records[-1].offset + 1)
-        for topic, count in Counter(item.topic for item in received).items():
-            KAFKA_CONSUMED.labels(topic=topic.value).inc(count)
-        self._commit_left_over()
-        return received
 
     def _commit_left_over(self) -> None:
         # of a change in the group or an outage. It must not raise: the messages of this poll are not handed out yet
@@ -373,16 +388,34 @@ class Consumer(Generic[MessageT]):
         Raises:
             BrokerError: the broker did not answer in time.
         """
+        return {partition: max(0, standing.end - standing.position) for partition, standing in self.standing().items()}
+
+    def standing(self) -> dict[tuple[Topic, int], Standing]:
+        """How far each assigned partition is handed out, and how far it goes.
+
+        One request per broker, so not for every poll.
+
+        Raises:
+            BrokerError: the broker did not answer in time.
+        """
         timeout = milliseconds(self._kafka.request_timeout)
         with broker_errors(self._kafka, "cannot read the lag"):
             assigned = sorted(self._client.assignment())
             ends = self._client.end_offsets(assigned, timeout_ms=timeout) if assigned else {}
-            lags: dict[tuple[Topic, int], int] = {}
+            found: dict[tuple[Topic, int], Standing] = {}
             for partition in assigned:
-                position = self._client.position(partition, timeout_ms=timeout)
-                if position is not None:
-                    lags[Topic(partition.topic), partition.partition] = max(0, ends[partition] - position)
-        return lags
+                # not known yet: nothing of it was handed out
+                position = self._client.position(partition, timeout_ms=timeout) or 0
+                found[Topic(partition.topic), partition.partition] = Standing(position, ends[partition])
+        return found
+
+    def reads(self, topic: Topic, key: str) -> bool:
+        """Whether messages with this key on this topic come to this consumer now, by the rule of Kafka's producers."""
+        partitions = sorted(self._client._cluster.partitions_for_topic(topic.value) or ())  # noqa: SLF001
+        if not partitions:
+            return False
+        partition = partitions[(murmur2(key.encode()) & 0x7FFF_FFFF) % len(partitions)]
+        return TopicPartition(topic.value, partition) in self._client.assignment()
 
     def pause(self) -> None:
         """Hand out nothing until ``resume``, while ``poll`` keeps this member in its group: for back-pressure."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dangerous_driving.contracts import Message
-from dangerous_driving.messaging.consumer import Received
+from dangerous_driving.messaging.consumer import Received, Standing
 from dangerous_driving.messaging.topics import Topic
 
 
@@ -38,7 +38,7 @@ class Receiver(Protocol):
 
 
 class GroupMember(Receiver, Protocol):
-    """A receiver that can also hold back, and knows what it reads."""
+    """A receiver that can also hold back."""
 
     def pause(self) -> None:
         """Hand out nothing, but stay in the group while polled."""
@@ -46,9 +46,12 @@ class GroupMember(Receiver, Protocol):
     def resume(self) -> None:
         """Go on."""
 
-    def lag(self) -> Mapping[tuple[Topic, int], int]:
-        """Messages that are not handed out yet, by partition."""
 
-    @property
-    def assignment(self) -> frozenset[tuple[Topic, int]]:
-        """The partitions that it reads."""
+class InformedMember(GroupMember, Protocol):
+    """A group member that knows what it reads, and how far."""
+
+    def standing(self) -> Mapping[tuple[Topic, int], Standing]:
+        """How far each partition that it reads is handed out, and how far it goes. Raises BrokerError."""
+
+    def reads(self, topic: Topic, key: str) -> bool:
+        """Whether messages with this key on this topic come to it."""

@@ -31,12 +31,22 @@ class Planned:
     held_reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Held:
+    """A message that waits for the end of a quiet time."""
+
+    until: datetime
+    reason: str
+
+
 def notification_id_of(receiver: str, occasion: str) -> str:
     """Derived id of what one receiver is told on one occasion."""
     return str(uuid.uuid5(ID_NAMESPACE, f"notification:{receiver}:{occasion}"))
 
 
-def planned(receiver: Receiver, alert: Alert, told: RiskLevel | None, *, now: datetime) -> Planned | None:
+def planned(
+    receiver: Receiver, alert: Alert, told: RiskLevel | None, *, now: datetime, waits: Held | None = None
+) -> Planned | None:
     """What the receiver is to be told of this version of an alert, if anything.
 
     Args:
@@ -44,6 +54,7 @@ def planned(receiver: Receiver, alert: Alert, told: RiskLevel | None, *, now: da
         alert: as it stands after a change.
         told: the highest level of this alert that the receiver was told, or is going to be.
         now: when it is due, unless it is held.
+        waits: what the receiver is going to be told of this alert before; what follows comes with it.
     """
     occasion = _occasion(receiver, alert, told)
     if occasion is None:
@@ -51,15 +62,19 @@ def planned(receiver: Receiver, alert: Alert, told: RiskLevel | None, *, now: da
     kind, name, level = occasion
     if kind not in receiver.tells:
         return None
-    held = receiver.quiet and alert.held_until is not None and alert.held_until > now
+    held = waits
+    if receiver.quiet and alert.held_until is not None:
+        held = Held(alert.held_until, alert.held_reason or "quiet")
+    if held is not None and held.until <= now:
+        held = None
     return Planned(
         notification_id=notification_id_of(receiver.name, f"{alert.alert_id}:{name}"),
         receiver=receiver.name,
         kind=kind,
         level=level,
         alert=alert,
-        due_at=alert.held_until if held and alert.held_until else now,
-        held_reason=alert.held_reason if held else None,
+        due_at=held.until if held else now,
+        held_reason=held.reason if held else None,
     )
 
 

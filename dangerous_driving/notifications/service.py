@@ -34,7 +34,7 @@ from dangerous_driving.ledger import notifications as ledger
 from dangerous_driving.ledger.notifications import Claimed
 from dangerous_driving.notifications.mail import PICTURE_ID
 from dangerous_driving.notifications.pacing import Step, Waiting, pace
-from dangerous_driving.notifications.plan import Planned, planned
+from dangerous_driving.notifications.plan import Held, Planned, planned
 from dangerous_driving.notifications.rendering import Item, Rendered, Renderer
 from dangerous_driving.objects import ObjectStore
 from dangerous_driving.observability.metrics import (
@@ -279,8 +279,11 @@ class NotifyService:
         """
         now = self._clock()
 
-        def of(alert: Alert, told: Mapping[str, RiskLevel]) -> list[Planned]:
-            found = [planned(post.receiver, alert, told.get(post.receiver.name), now=now) for post in self._posts]
+        def of(alert: Alert, told: Mapping[str, RiskLevel], waits: Mapping[str, Held]) -> list[Planned]:
+            found = [
+                planned(post.receiver, alert, told.get(name := post.receiver.name), now=now, waits=waits.get(name))
+                for post in self._posts
+            ]
             return [item for item in found if item is not None]
 
         oldest = timedelta(seconds=self._settings.oldest)

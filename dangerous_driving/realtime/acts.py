@@ -53,6 +53,7 @@ class Acts:
         self._engine = engine
         self._hub = hub
         self._desk = desk
+        self._under_way: set[asyncio.Task[Any]] = set()  # else the loop alone knows them, and it forgets
 
     async def judge(self, actor: Actor, alert_id: str, verdict: Verdict, note: str) -> Alert:
         """Acknowledge an alert or reject it as a false alarm.
@@ -102,12 +103,25 @@ class Acts:
     async def carry_out(
         self, actor: Actor, act: str, target: str, detail: dict[str, Any], work: Callable[[], Awaitable[ValueT | None]]
     ) -> ValueT:
-        """Do ``work`` between the two halves of its entry in the audit.
+        """Do ``work`` between the two halves of its entry in the audit, to its end also where the caller goes away meanwhile.
 
         Raises:
             UnknownTargetError: it came to None: there is no such target.
             LedgerError: the act could not be written down, and is not done; or ``work`` failed.
         """
+        task = asyncio.create_task(self._carried_out(actor, act, target, detail, work))
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; the audit tells those who did not
+
+    async def _carried_out(
+        self, actor: Actor, act: str, target: str, detail: dict[str, Any], work: Callable[[], Awaitable[ValueT | None]]
+    ) -> ValueT:
         caller = actor.caller
         entry = await asyncio.to_thread(
             audit.begin,

@@ -99,15 +99,8 @@ class Consumer:
     def resume(self) -> None:
         self.paused = False
 
-    def lag(self) -> dict[tuple[Topic, int], int]:
-        return {}
-
     def set_aside(self, item: Received[Any], reason: str, field: str = "") -> None:
         raise AssertionError(f"nothing here is unusable, and yet: {reason}")
-
-    @property
-    def assignment(self) -> frozenset[tuple[Topic, int]]:
-        return frozenset()
 
 
 def feed(server: Server, *messages: Message) -> None:

@@ -30,6 +30,7 @@ from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerE
 from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.ledger.alerts import AlertFilter
 from dangerous_driving.messaging import AckPolicy, Consumer, EmbeddedBroker, Producer, Received, Topic, apply
+from dangerous_driving.messaging.consumer import Standing
 from dangerous_driving.messaging.embedded import embedded_kafka_settings
 from dangerous_driving.settings import Settings
 from tests.alerts.conftest import NOON
@@ -53,6 +54,7 @@ class FakeConsumer:
         self.handed_out = 0
         self.set_asides: list[tuple[Received[Any], str, str]] = []
         self.backlog = 0
+        self.cameras_of_others: set[str] = set()
         self.paused = False
         self.fail_commit: BaseException | None = None
         self.on_idle: Callable[[], None] = lambda: None
@@ -82,12 +84,11 @@ class FakeConsumer:
     def resume(self) -> None:
         self.paused = False
 
-    def lag(self) -> dict[tuple[Topic, int], int]:
-        return {(Topic.RISK_ASSESSMENT_RESULTS, 0): self.backlog}
+    def standing(self) -> dict[tuple[Topic, int], Standing]:
+        return {(Topic.RISK_ASSESSMENT_RESULTS, 0): Standing(self.handed_out, self.handed_out + self.backlog)}
 
-    @property
-    def assignment(self) -> frozenset[tuple[Topic, int]]:
-        return frozenset({(Topic.RISK_ASSESSMENT_RESULTS, 0)})
+    def reads(self, topic: Topic, key: str) -> bool:
+        return topic is Topic.RISK_ASSESSMENT_RESULTS and key not in self.cameras_of_others
 
 
 class Receipt:
@@ -206,13 +207,26 @@ def test_silence_closes_the_alert_by_itself(ledger: Engine) -> None:
     assert [alert.state for alert in alerts(ledger)] == [AlertState.CLOSED]
 
 
-def test_a_backlog_is_not_silence(ledger: Engine) -> None:
+@pytest.mark.parametrize("backlog", [1, 300, 10_000])
+def test_a_backlog_is_not_silence(ledger: Engine, backlog: int) -> None:
     run(ledger, FakeConsumer([[answer(0)]]), FakeProducer())
-    consumer = FakeConsumer([[answer(1)], [answer(2)]])
-    consumer.backlog = 10_000
+    consumer = FakeConsumer([[], [answer(1)], [answer(2)]])
+    consumer.backlog = backlog
     run(ledger, consumer, FakeProducer(), now=NOON + timedelta(hours=1))
     (alert,) = alerts(ledger)
     assert (alert.state, alert.version) == (AlertState.OPEN, 3)
+
+
+def test_the_silence_of_a_camera_that_another_member_reads_is_not_ours_to_tell(ledger: Engine) -> None:
+    run(ledger, FakeConsumer([[answer(0)]]), FakeProducer())
+    consumer = FakeConsumer([[]])
+    (alert,) = alerts(ledger)
+    consumer.cameras_of_others = {alert.camera_id}
+    run(ledger, consumer, FakeProducer(), now=NOON + timedelta(hours=1))
+    assert [alert.state for alert in alerts(ledger)] == [AlertState.OPEN]
+    consumer.cameras_of_others = set()
+    run(ledger, consumer, FakeProducer(), now=NOON + timedelta(hours=1))
+    assert [alert.state for alert in alerts(ledger)] == [AlertState.CLOSED]
 
 
 def test_offsets_are_committed_only_after_the_ledger_has_the_batch(

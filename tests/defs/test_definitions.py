@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -134,14 +135,26 @@ def test_an_invalid_setting_is_named_when_definitions_load(monkeypatch: pytest.M
         definitions()
 
 
-def test_loading_leaves_nothing_for_the_garbage_collector_to_go_through() -> None:
+@pytest.fixture(scope="module")
+def after_loading() -> list[str]:
+    """What a process of Dagster's says that has loaded the definitions: of its garbage collector, and a line of its log."""
     program = (
-        "import gc\n"
+        "import gc, structlog\n"
         "from dangerous_driving.definitions import definitions\n"
         "definitions()\n"
         "print(gc.get_freeze_count() / (gc.get_freeze_count() + len(gc.get_objects())), gc.isenabled())\n"
+        "structlog.get_logger().info('llm_call', task_id='t1')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    share, enabled = done.stdout.split()[-2:]
+    return done.stdout.splitlines()
+
+
+def test_loading_leaves_nothing_for_the_garbage_collector_to_go_through(after_loading: list[str]) -> None:
+    share, enabled = after_loading[-2].split()
     assert float(share) > 0.9
     assert enabled == "True"
+
+
+def test_runs_log_as_the_services_do(after_loading: list[str]) -> None:
+    line = json.loads(after_loading[-1])
+    assert (line["event"], line["task_id"], line["service"]) == ("llm_call", "t1", "dagster")

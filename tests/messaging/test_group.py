@@ -181,6 +181,32 @@ def test_lag_is_what_was_not_handed_out_and_group_lag_what_was_not_committed(
         assert len(group_lag(kafka, consumer.group)) == kafka.partitions
 
 
+def test_a_member_knows_which_keys_come_to_it(kafka: KafkaSettings, producer: Producer, camera: str) -> None:
+    keys = [f"{camera}-{number}" for number in range(8)]
+    with member(kafka) as consumer:
+
+        def has_all() -> bool:
+            consumer.poll(0.1, 500)
+            return len(consumer.assignment) == kafka.partitions
+
+        wait_until(has_all, "all partitions")
+        assert all(consumer.reads(Topic.DETECTION_RESULTS, key) for key in keys)
+        assert not consumer.reads(Topic.ALERTS, camera)
+        with member(kafka) as second:
+
+            def shared() -> bool:
+                consumer.poll(0.1, 500)
+                second.poll(0.1, 500)
+                return bool(second.assignment) and not consumer.assignment & second.assignment
+
+            wait_until(shared, "partitions on both members")
+            for key in keys:
+                place = producer.send(Topic.DETECTION_RESULTS, frame(key, 0), key=key).result()
+                theirs = (place.topic, place.partition)
+                assert consumer.reads(Topic.DETECTION_RESULTS, key) is (theirs in consumer.assignment)
+                assert second.reads(Topic.DETECTION_RESULTS, key) is (theirs in second.assignment)
+
+
 def test_a_paused_consumer_hands_out_nothing_keeps_its_partitions_and_goes_on_where_it_stopped(
     kafka: KafkaSettings, producer: Producer, camera: str
 ) -> None:

@@ -172,6 +172,28 @@ def test_in_a_snooze_nothing_is_told_and_at_its_end_everything(house: House) -> 
     assert house.states() == {"merged": 3, "sent": 1}
 
 
+def test_what_follows_an_alert_that_was_held_is_held_with_it(ledger: Engine) -> None:
+    house = House(ledger, tells=["ring", "withdrawn", "closed"])
+    end = START + timedelta(minutes=30)
+    quiet.snooze(ledger, house.alerts, "crossing", end, by="Ada", now=NOON)
+    claim = sighting(AlertBasis.PROVISIONAL, 0, HIGH, 0, 1.0, group=1)
+    ledger_alerts.advance(ledger, LIFECYCLE, [claim])
+    danger(ledger, 1)
+    house.plan()
+    harmless = sighting(AlertBasis.FINAL, 0, RiskLevel.NONE, 0, 2.0, group=1)
+    ledger_alerts.advance(ledger, LIFECYCLE, [harmless])
+    ledger_alerts.tick(ledger, LIFECYCLE, NOON + timedelta(seconds=60))
+    house.now = NOON + timedelta(seconds=61)
+    house.plan()
+    house.send()
+    assert house.channel.sent == []
+    house.now = end
+    house.send()
+    ((item, _),) = house.channel.sent
+    assert item.kind == "digest"
+    assert house.states() == {"merged": 4, "sent": 1}
+
+
 def test_a_snooze_that_is_ended_early_frees_what_waits_unless_quiet_hours_hold_it(house: House) -> None:
     from dangerous_driving.settings.alerts import QuietHours
 
