@@ -8,7 +8,7 @@ import { History } from "./history.js";
 import { choose, current, t, translate } from "./i18n.js";
 import * as sound from "./sound.js";
 import { System } from "./system.js";
-import { cameraId, capital, levelName, make, rank, typesOf } from "./text.js";
+import { cameraId, capital, isLive, levelName, make, rank, typesOf } from "./text.js";
 import { Wall } from "./wall.js";
 
 const byId = (id) => document.getElementById(id);
@@ -38,6 +38,8 @@ const feed = new Feed(
     operator: operatorName,
     changed: showCounts,
     open: (alert) => detail.open(alert),
+    inDetail: () => detail.shown,
+    judged: (alert) => detail.put(alert),
     failed: toast,
   });
 const history = new History(byId("history"), { cameras: () => wall.cameras, failed: toast });
@@ -54,7 +56,7 @@ const connection = new Connection({
       const isNew = feed.put(data);
       connection.seen(data);
       detail.put(data);
-      if (data.notify || (isNew && rank(data.riskLevel) >= rank("high") && data.state !== "closed")) announce(data);
+      if (data.notify || (isNew && rank(data.riskLevel) >= rank("high") && isLive(data))) announce(data);
     } else if (type === "detection_result") {
       wall.frame(data);
       showCounts();

@@ -1,0 +1,111 @@
+"""The feed of the operator's page over a long shift: many alerts, long breaks, and links to single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from sqlalchemy import text
+
+from dangerous_driving.contracts import Alert, AlertState
+from dangerous_driving.ledger.database import transaction
+from tests.realtime.conftest import BridgeFactory, RunningBridge, a_frame, a_sighting, moment
+from tests.realtime.pages import Watched, open_page
+from tests.realtime.test_hub import alert
+
+pytestmark = pytest.mark.integration
+
+MOST_CARDS = 300  # as feed.js has it
+
+
+def an_alert(number: int, state: AlertState = AlertState.CLOSED) -> Alert:
+    """As the topic brings it: a higher number opened later."""
+    at = moment(3000 - number)
+    return alert(number, state=state, opened_at=at, last_seen_at=at, updated_at=at)
+
+
+def bring(bridge: RunningBridge, page: Page, numbers: Iterable[int]) -> None:
+    """Closed alerts of these numbers come, and are shown."""
+    for number in numbers:
+        bridge.feed(an_alert(number))
+    expect(card(page, f"alert{number}")).to_be_attached()
+
+
+def keep_closed(bridge: RunningBridge, count: int, begin: float) -> list[Alert]:
+    """Alerts that the ledger holds, closed; the first opened last, `begin` seconds ago."""
+    looks = [a_sighting(a_frame(f"busy{number}", moment(begin + number))) for number in range(count)]
+    kept = bridge.decide(*looks, publish=False)
+    close(bridge, "busy", changes=0)
+    return sorted(kept, key=lambda each: each.opened_at, reverse=True)
+
+
+def close(bridge: RunningBridge, cameras: str, changes: int = 1) -> None:
+    """Alerts of the cameras whose ids begin so ended long ago, and nobody is told: not with what a connection resumes either."""
+    with transaction(bridge.engine) as connection:
+        connection.execute(
+            text(
+                "UPDATE alert SET state = 'closed', version = version + :changes, updated_at = updated_at - interval '1 hour'"
+                " WHERE camera_id LIKE :cameras"
+            ),
+            {"cameras": f"{cameras}%", "changes": changes},
+        )
+
+
+def card(page: Page, alert_id: str) -> Locator:
+    return page.locator(f'.card[data-alert="{alert_id}"]')
+
+
+# more alerts than the list has room for
+
+
+def test_a_live_alert_stays_however_many_come_after_it(start_bridge: BridgeFactory, watched: Watched) -> None:
+    bridge = start_bridge(client_queue=1000)
+    keep_closed(bridge, 1, begin=4000)
+    page = open_page(watched, bridge)
+    bridge.feed(an_alert(0, AlertState.OPEN))
+    bring(bridge, page, range(1, MOST_CARDS + 6))
+    expect(page.locator(".card")).to_have_count(MOST_CARDS)
+    expect(card(page, "alert0").locator(".stage")).to_have_text("Open")
+    expect(page).to_have_title("(1) Dangerous Driving")
+    # those that went are not live
+    expect(card(page, "alert6")).to_have_count(0)
+
+
+def test_older_alerts_are_added_to_a_full_list_and_none_is_left_out(
+    start_bridge: BridgeFactory, watched: Watched
+) -> None:
+    bridge = start_bridge(client_queue=1000)
+    keep_closed(bridge, 110, begin=4000)
+    page = open_page(watched, bridge)
+    cards = page.locator(".card")
+    expect(cards).to_have_count(50)
+    bring(bridge, page, range(260))  # ten of the fifty go
+    expect(cards).to_have_count(MOST_CARDS)
+    older = page.get_by_role("button", name="Show older alerts")
+    older.click()
+    expect(cards).to_have_count(350)
+    older.click()
+    expect(cards).to_have_count(370)
+    expect(older).to_be_hidden()
+
+
+def test_the_alert_that_somebody_looks_at_stays_and_can_be_judged(
+    start_bridge: BridgeFactory, watched: Watched
+) -> None:
+    bridge = start_bridge(client_queue=1000)
+    (kept,) = keep_closed(bridge, 1, begin=4000)
+    page = open_page(watched, bridge)
+    bring(bridge, page, range(MOST_CARDS - 1))
+    looked_at = card(page, kept.alert_id)
+    looked_at.focus()
+    bring(bridge, page, range(300, 305))
+    expect(looked_at).to_be_focused()
+    page.keyboard.press("Enter")
+    detail = page.locator("#detail")
+    expect(detail.locator(".steps li")).to_have_count(1)
+    bring(bridge, page, range(305, 310))
+    expect(page.locator(".card")).to_have_count(MOST_CARDS)
+    detail.get_by_role("button", name="Acknowledge").click()
+    expect(detail.locator(".verdict")).to_contain_text("Acknowledged by operator")
+    expect(looked_at.locator(".verdict")).to_contain_text("Acknowledged by operator")
