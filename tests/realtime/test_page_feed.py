@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 from sqlalchemy import text
 
 from dangerous_driving.contracts import Alert, AlertState
@@ -109,3 +110,75 @@ def test_the_alert_that_somebody_looks_at_stays_and_can_be_judged(
     detail.get_by_role("button", name="Acknowledge").click()
     expect(detail.locator(".verdict")).to_contain_text("Acknowledged by operator")
     expect(looked_at.locator(".verdict")).to_contain_text("Acknowledged by operator")
+
+
+# breaks that are too long to resume
+
+
+def test_after_a_long_break_the_page_shows_what_the_ledger_holds(
+    bridge: RunningBridge, context: BrowserContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dangerous_driving.realtime.socket.RESUME_LIMIT", 0)
+    (over,) = bridge.decide(a_sighting(a_frame("over", moment(100))), publish=False)
+    (lasting,) = bridge.decide(a_sighting(a_frame("lasting", moment(90))), publish=False)
+    watched = Watched(context.new_page())  # the refused connections in between are in its console
+    page = open_page(watched, bridge)
+    expect(page).to_have_title("(2) Dangerous Driving")
+    bridge.stop()
+    expect(page.locator("#connection")).to_have_attribute("data-state", "reconnecting")
+    (unseen,) = bridge.decide(a_sighting(a_frame("unseen", moment(80))), publish=False)
+    close(bridge, "over")
+    keep_closed(bridge, 60, begin=1)
+    bridge.restart()
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    expect(page.locator(".card")).to_have_count(52)
+    expect(page.locator('.card[data-state="open"]')).to_have_count(2)
+    for live in (lasting, unseen):
+        expect(card(page, live.alert_id).locator(".stage")).to_have_text("Open")
+    expect(page).to_have_title("(2) Dangerous Driving")
+    page.get_by_role("button", name="Show older alerts").click()
+    expect(page.locator(".card")).to_have_count(63)
+    expect(card(page, over.alert_id).locator(".stage")).to_have_text("Closed")
+
+
+def test_the_detail_that_is_open_over_a_long_break_is_brought_up_to_date(
+    bridge: RunningBridge, context: BrowserContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dangerous_driving.realtime.socket.RESUME_LIMIT", 0)
+    (over,) = bridge.decide(a_sighting(a_frame("over", moment(100))), publish=False)
+    page = open_page(Watched(context.new_page()), bridge)
+    page.locator(".card").press("Enter")
+    detail = page.locator("#detail")
+    expect(detail.locator(".standing")).to_have_text("Open")
+    bridge.stop()
+    close(bridge, "over")
+    keep_closed(bridge, 60, begin=1)
+    bridge.decide(a_sighting(a_frame("unseen")), publish=False)
+    bridge.restart()
+    expect(detail.locator(".standing")).to_have_text("Closed")
+    expect(card(page, over.alert_id).locator(".stage")).to_have_text("Closed")
+
+
+def test_what_could_not_be_read_after_a_long_break_is_asked_for_again(
+    bridge: RunningBridge, context: BrowserContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dangerous_driving.realtime.socket.RESUME_LIMIT", 0)
+    bridge.decide(a_sighting(a_frame("seen")), publish=False)
+    page = open_page(Watched(context.new_page()), bridge)
+    expect(page.locator(".card")).to_have_count(1)
+    bridge.stop()
+    bridge.decide(a_sighting(a_frame("missed")), publish=False)
+    refused: list[str] = []
+
+    def refuse_twice(route: Route) -> None:
+        if len(refused) >= 2:
+            route.continue_()
+            return
+        refused.append(route.request.url)
+        route.fulfill(status=503, json={"detail": "the database does not answer: try again"})
+
+    page.route(re.compile(r"/api/alerts\?"), refuse_twice)
+    bridge.restart()
+    expect(page.locator("#toast")).to_have_text("the database does not answer: try again")
+    expect(page.locator(".card")).to_have_count(2)
+    assert len(refused) == 2

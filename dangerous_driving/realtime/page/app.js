@@ -15,6 +15,8 @@ const byId = (id) => document.getElementById(id);
 const GAUGES_EVERY = 5_000;
 const OPERATOR = "dangerous-driving.operator";
 const VIEWS = ["alerts", "cameras", "history", "system"];
+const SOONEST_RETRY = 1_000;
+const LATEST_RETRY = 30_000;
 
 translate();
 
@@ -26,6 +28,7 @@ const operatorName = () => operator.value.trim() || "operator";
 const facts = { llm: false, demo: false };
 let status = null; // what api/status said last
 let connectionState = "connecting";
+let due = true; // cameras and alerts have to be read from the ledger: at first, and after a break too long to resume
 
 const wall = new Wall(byId("tiles"), byId("no-cameras"), { operator: operatorName, failed: toast });
 const detail = new Detail(byId("detail"), {
@@ -71,7 +74,8 @@ const connection = new Connection({
       showWho(data);
       showNotice();
       // without an alert to go on from, one that came since the ledger was read would be missed
-      if (data.truncated || !loaded || !connection.resumes) load();
+      if (data.truncated || !connection.resumes) due = true;
+      if (due) load();
     } else if (type === "error") {
       toast(capital(data.message));
     }
@@ -229,20 +233,39 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-let loaded = false;
+let reading = null;
+let retry = 0;
+let failures = 0;
 
-/** Cameras and newest alerts from the ledger. Returns whether the bridge takes our token. */
-async function load() {
+/** Read from the ledger what is due, once at a time. Returns whether the bridge takes our token. */
+function load() {
+  reading ??= read().finally(() => { reading = null; });
+  return reading;
+}
+
+async function read() {
+  clearTimeout(retry);
   try {
-    for (const camera of await get("api/cameras")) wall.status(camera);
-    for (const alert of await feed.refresh()) connection.seen(alert);
-    loaded = true;
+    while (due) {
+      due = false; // a connection may say again that it is, meanwhile
+      for (const camera of await get("api/cameras")) wall.status(camera);
+      for (const alert of await feed.refresh()) {
+        connection.seen(alert);
+        detail.put(alert);
+      }
+    }
+    failures = 0;
   } catch (error) {
+    due = true;
     if (error instanceof NotAuthorised) {
       askForToken(error.message);
       return false;
     }
-    toast(error.message); // once the connection stands, it is tried again
+    toast(error.message);
+    const pause = Math.min(LATEST_RETRY, SOONEST_RETRY * 2 ** failures) * (0.5 + Math.random() / 2);
+    failures += 1;
+    // without a connection, the next one asks
+    retry = setTimeout(() => { if (connectionState === "live") load(); }, pause);
   }
   showCounts();
   showNotice();

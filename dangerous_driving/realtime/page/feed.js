@@ -29,19 +29,42 @@ export class Feed {
       .filter((alert) => isLive(alert) && alert.verdict !== "rejected");
   }
 
-  /** The newest alerts in the ledger. */
+  /**
+   * Begin anew with the newest alerts in the ledger and all that are live there. Other cards go, since nobody told what
+   * became of them; those that somebody looks at are asked for, and those that changed meanwhile are newer than the answers.
+   * Returns the alerts that were read.
+   */
   async refresh() {
-    const page = await get(`api/alerts?limit=${PAGE}`);
-    if (!this.#cards.size) this.#turnTo(page);
-    this.#take(page);
-    return page.items;
+    const begun = performance.now();
+    const newest = await get(`api/alerts?limit=${PAGE}`);
+    const pages = [newest];
+    const live = new URLSearchParams([["limit", "200"], ["state", "open"], ["state", "provisional"]]);
+    for (let cursor = ""; cursor !== null; cursor = pages.at(-1).nextCursor) {
+      if (cursor) live.set("cursor", cursor);
+      pages.push(await get(`api/alerts?${live}`));
+    }
+    const known = new Set(pages.flatMap((page) => page.items.map((alert) => alert.alertId)));
+    for (const id of this.#watched().filter((watched) => !known.has(watched))) {
+      try {
+        pages.push({ items: [(await get(`api/alerts/${encodeURIComponent(id)}`)).alert], stages: {} });
+        known.add(id);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+      }
+    }
+    for (const [id, card] of this.#cards) if (!known.has(id) && card.changed < begun) this.#drop(card);
+    this.#most = MOST_CARDS;
+    this.#turnTo(newest);
+    pages.forEach((page) => this.#take(page));
+    this.#count();
+    return pages.flatMap((page) => page.items);
   }
 
   /** The alerts before those that were loaded last. */
   async loadOlder() {
     const asked = this.#older;
     const page = await get(`api/alerts?${new URLSearchParams({ limit: PAGE, ...asked.query })}`);
-    if (asked === this.#older) this.#turnTo(page); // else cards went while it was under way
+    if (asked === this.#older) this.#turnTo(page); // else cards went, or all began anew, while it was under way
     const added = page.items.filter((alert) => !this.#cards.has(alert.alertId)).length;
     this.#most = Math.max(this.#most, this.#cards.size + added); // who asks for them gets to see them
     this.#take(page);
@@ -93,6 +116,7 @@ export class Feed {
       });
       this.#cards.set(alert.alertId, card);
     }
+    card.changed = performance.now();
     card.show(alert);
     if (!known) this.#insert(card);
     this.#apply(card);
@@ -192,6 +216,7 @@ export class Feed {
 
 class Card {
   alert = null;
+  changed = 0; // when the shown version came, on the page's own clock
   #picture = null; // address of the one that is shown
   #url = null;
 
