@@ -182,3 +182,66 @@ def test_what_could_not_be_read_after_a_long_break_is_asked_for_again(
     expect(page.locator("#toast")).to_have_text("the database does not answer: try again")
     expect(page.locator(".card")).to_have_count(2)
     assert len(refused) == 2
+
+
+# links in notifications
+
+
+def test_a_link_opens_its_alert_wherever_it_is(bridge: RunningBridge, watched: Watched) -> None:
+    kept = keep_closed(bridge, 60, begin=10)
+    newest, oldest = kept[0], kept[-1]
+    page = watched.page
+    page.goto(f"{bridge.url}/#alert={oldest.alert_id}")
+    detail = page.locator("#detail")
+    expect(detail).to_be_visible()
+    expect(detail).to_have_attribute("data-alert", oldest.alert_id)
+    expect(detail.locator(".where")).to_contain_text(oldest.camera_id)
+    expect(page.locator(".card")).to_have_count(50)
+    expect(card(page, oldest.alert_id)).to_have_count(0)
+    detail.get_by_role("button", name="False alarm").click()  # it has no card
+    expect(detail.locator(".verdict")).to_contain_text("False alarm by operator")
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("#alerts$"))
+    for linked in (newest, oldest, oldest):  # twice the same: it was closed in between
+        page.evaluate("hash => { location.hash = hash; }", f"#alert={linked.alert_id}")
+        expect(detail).to_be_visible()
+        expect(detail).to_have_attribute("data-alert", linked.alert_id)
+        page.keyboard.press("Escape")
+        expect(detail).to_be_hidden()
+
+
+def test_a_link_opens_another_alert_over_an_open_one_and_the_way_back_closes_it(
+    bridge: RunningBridge, watched: Watched
+) -> None:
+    first, second = keep_closed(bridge, 2, begin=10)
+    page = open_page(watched, bridge)
+    detail = page.locator("#detail")
+    for linked in (first, second):
+        page.evaluate("hash => { location.hash = hash; }", f"#alert={linked.alert_id}")
+        expect(detail).to_have_attribute("data-alert", linked.alert_id)
+    page.go_back()
+    expect(detail).to_have_attribute("data-alert", first.alert_id)
+    page.go_back()
+    expect(detail).to_be_hidden()
+
+
+@pytest.mark.parametrize("link", ["never-opened", "%", "..%2Fcameras", ""])
+def test_a_link_to_no_alert_says_so(bridge: RunningBridge, context: BrowserContext, link: str) -> None:
+    watched = Watched(context.new_page())  # the answer 404 is in its console
+    page = watched.page
+    page.goto(f"{bridge.url}/#alert={link}")
+    expect(page.locator("#toast")).to_have_text("There is no such alert. It may be too old to be kept.")
+    expect(page.locator("#detail")).to_be_hidden()
+    expect(page).to_have_url(re.compile("#alerts$"))
+    assert all("404" in problem or "422" in problem for problem in watched.problems), watched.problems
+
+
+def test_a_link_is_followed_once_the_token_is_given(start_bridge: BridgeFactory, context: BrowserContext) -> None:
+    bridge = start_bridge(token="correct horse battery staple")
+    (kept,) = keep_closed(bridge, 1, begin=10)
+    page = context.new_page()
+    page.goto(f"{bridge.url}/#alert={kept.alert_id}")
+    page.locator("#token").fill("correct horse battery staple")
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail")).to_be_visible()
+    expect(page.locator("#detail")).to_have_attribute("data-alert", kept.alert_id)

@@ -15,6 +15,7 @@ const byId = (id) => document.getElementById(id);
 const GAUGES_EVERY = 5_000;
 const OPERATOR = "dangerous-driving.operator";
 const VIEWS = ["alerts", "cameras", "history", "system"];
+const LINK = "#alert="; // links in notifications end in it and an alert's id
 const SOONEST_RETRY = 1_000;
 const LATEST_RETRY = 30_000;
 
@@ -29,6 +30,7 @@ const facts = { llm: false, demo: false };
 let status = null; // what api/status said last
 let connectionState = "connecting";
 let due = true; // cameras and alerts have to be read from the ledger: at first, and after a break too long to resume
+let linked = null; // the id of an alert whose link was followed and that is not open yet
 
 const wall = new Wall(byId("tiles"), byId("no-cameras"), { operator: operatorName, failed: toast });
 const detail = new Detail(byId("detail"), {
@@ -76,6 +78,7 @@ const connection = new Connection({
       // without an alert to go on from, one that came since the ledger was read would be missed
       if (data.truncated || !connection.resumes) due = true;
       if (due) load();
+      else openLinked();
     } else if (type === "error") {
       toast(capital(data.message));
     }
@@ -190,7 +193,54 @@ for (const button of document.querySelectorAll("[data-show]")) {
     else location.hash = button.dataset.show;
   });
 }
-addEventListener("hashchange", () => showView(location.hash.slice(1)));
+addEventListener("hashchange", follow);
+
+/** Show what the address names: a view, or one alert. */
+function follow() {
+  showView(location.hash.slice(1));
+  linked = linkedAlert(location.hash);
+  if (linked === null) byId("detail").close();
+  else if (!due) openLinked();
+}
+
+function linkedAlert(hash) {
+  if (!hash.startsWith(LINK)) return null;
+  const id = hash.slice(LINK.length);
+  try {
+    return decodeURIComponent(id);
+  } catch {
+    return id; // no alert has such an id
+  }
+}
+
+/** Open the alert whose link was followed, if one waits for that. */
+async function openLinked() {
+  const id = linked;
+  if (id === null) return;
+  let alert = feed.alert(id);
+  try {
+    alert ??= (await get(`api/alerts/${encodeURIComponent(id)}`)).alert;
+  } catch (error) {
+    const unknown = error.status === 404 || error.status === 422;
+    if (error instanceof NotAuthorised) askForToken(error.message);
+    else if (!unknown) toast(error.message);
+    if (!unknown) return; // tried again with the next connection
+  }
+  if (id !== linked) return;
+  linked = null;
+  if (alert) {
+    detail.open(alert);
+  } else {
+    toast(t("alert.unknown"));
+    leaveLink();
+  }
+}
+
+/** The same link can be followed again. */
+function leaveLink() {
+  if (location.hash.startsWith(LINK)) window.history.replaceState(null, "", "#alerts");
+}
+byId("detail").addEventListener("close", () => { if (linked === null && !detail.shown) leaveLink(); });
 
 // sound, language, keyboard
 
@@ -255,6 +305,7 @@ async function read() {
       }
     }
     failures = 0;
+    openLinked();
   } catch (error) {
     due = true;
     if (error instanceof NotAuthorised) {
@@ -282,5 +333,5 @@ async function start() {
 }
 
 showSound();
-showView(location.hash.slice(1));
+follow();
 start();
