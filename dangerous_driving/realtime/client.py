@@ -19,6 +19,7 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
@@ -60,6 +61,8 @@ class BridgeClient:
 
     #: Of the newest alerts, how many the ledger is asked for when a break was too long for the bridge to resume.
     PAGE: ClassVar[int] = 200
+    #: An alert is dated by the capture of its first frame and told once that is assessed.
+    DECISION: ClassVar[timedelta] = timedelta(seconds=30)
 
     def __init__(
         self,
@@ -84,7 +87,8 @@ class BridgeClient:
         self.position = position
         #: the greeting of the current connection
         self.greeting: ConnectionAck | None = None
-        self._begun: str | None = None
+        #: by the bridge's clock, all that was decided until then has been heard of
+        self._complete_until: datetime | None = None
         self._versions: OrderedDict[str, int] = OrderedDict()
 
     async def alerts(self, *, changes: bool = False) -> AsyncGenerator[Alert]:
@@ -152,8 +156,8 @@ class BridgeClient:
     def _address(self) -> str:
         if self.position is not None:
             return f"{self._socket}?{urlencode({'last': self.position})}"
-        if self._begun is not None:  # nothing was seen yet, but something may have been missed in a break
-            return f"{self._socket}?{urlencode({'after': self._begun})}"
+        if self._complete_until is not None:  # nothing was seen yet, but something may have been missed in a break
+            return f"{self._socket}?{urlencode({'after': iso_milliseconds(self._complete_until)})}"
         return self._socket
 
     async def _subscribe(self, connection: ClientConnection) -> None:
@@ -162,27 +166,30 @@ class BridgeClient:
         )
 
     async def _read(self, connection: ClientConnection) -> AsyncGenerator[Message]:
+        outstanding = 0  # alerts that are still to be sent again
         async for text in connection:
             message = _message(text)
             if isinstance(message, ConnectionAck):
                 self.greeting = message
-                self._begun = self._begun or iso_milliseconds(message.server_time)
-                if message.truncated and self.position is not None:
-                    for alert in await self._from_ledger():
+                outstanding = message.resumed
+                if message.truncated:
+                    for alert in await self._from_ledger(message.server_time):
                         yield alert
+            elif isinstance(message, Alert):
+                outstanding -= 1
             if message is not None and (not isinstance(message, Alert) or self._wants(message)):
                 yield message
+            if outstanding <= 0 and self.greeting is not None:
+                # the rest comes over this connection; after the next break, what came before need not be asked for
+                self._complete_until = self.greeting.server_time
 
-    async def _from_ledger(self) -> list[Alert]:
+    async def _from_ledger(self, now: datetime) -> list[Alert]:
         """The alerts since the one that was seen last, the oldest first, when the bridge could not resume them all."""
-        last = (self.position or "").partition(":")[0]
         async with self._http() as http:
-            seen = await http.get(f"/api/alerts/{quote(last)}")
-            if seen.status_code == httpx.codes.NOT_FOUND:
-                log.warning("position_unknown", position=self.position)
-                self.position = None
-                return []
-            wanted = {"limit": str(self.PAGE), "since": _ok(seen).json()["alert"]["openedAt"]}
+            since = await self._opened_last(http) or iso_milliseconds((self._complete_until or now) - self.DECISION)
+            wanted = {"limit": str(self.PAGE), "since": since}
+            if self._wanted.cameras is not None and len(self._wanted.cameras) == 1:
+                wanted["camera"] = self._wanted.cameras[0]
             found: list[Alert] = []
             while True:
                 page = _ok(await http.get("/api/alerts", params=wanted)).json()
@@ -191,6 +198,17 @@ class BridgeClient:
                     break
                 wanted["cursor"] = page["nextCursor"]
         return [alert for alert in reversed(found) if self._wants(alert)]
+
+    async def _opened_last(self, http: httpx.AsyncClient) -> str | None:
+        """When the alert that was seen last had opened; None if none was seen, or the ledger does not know it."""
+        if self.position is None:
+            return None
+        seen = await http.get(f"/api/alerts/{quote(self.position.partition(':')[0])}")
+        if seen.status_code == httpx.codes.NOT_FOUND:
+            log.warning("position_unknown", position=self.position)
+            self.position = None
+            return None
+        return str(_ok(seen).json()["alert"]["openedAt"])
 
     def _wants(self, alert: Alert) -> bool:
         # what is resumed comes before the subscription is known to the bridge

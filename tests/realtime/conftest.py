@@ -47,6 +47,9 @@ from dangerous_driving.objects import FolderStore
 from dangerous_driving.objects.keys import frame_key, group_key
 from dangerous_driving.realtime.service import Bridge
 from dangerous_driving.settings import AlertsSettings, LlmSettings, RealtimeSettings, Settings
+from tests.realtime.pages import browser, context, watched
+
+__all__ = ["browser", "context", "watched"]
 
 LIFECYCLE = Lifecycle(AlertsSettings())
 #: s; far more than anything here takes

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dangerous_driving import cli
 from dangerous_driving.commands.realtime import line_of
 from dangerous_driving.contracts import Alert, AlertBasis, RiskLevel
-from dangerous_driving.errors import BridgeError, BridgeRefusedError, ConfigError, DangerousDrivingError
+from dangerous_driving.errors import BridgeError, BridgeRefusedError, ConfigError, DangerousDrivingError, LedgerError
 from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.messaging import EmbeddedBroker
 from dangerous_driving.messaging.embedded import embedded_kafka_settings
@@ -111,6 +111,44 @@ async def test_a_break_too_long_to_resume_is_read_from_the_ledger(
         seen = await second.ids(5)
         assert [alert_id for alert_id in seen if alert_id in missed] == missed
         assert len(set(seen)) == len(seen)
+
+
+def quiet_client(bridge: RunningBridge) -> BridgeClient:
+    """Of a camera that has shown nothing yet."""
+    return BridgeClient(bridge.url, cameras=["quiet"])
+
+
+async def test_a_long_break_loses_nothing_before_the_first_alert_was_seen(
+    bridge: RunningBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dangerous_driving.realtime.socket.RESUME_LIMIT", 2)
+    async with watching(quiet_client(bridge)) as seen:
+        await asyncio.to_thread(bridge.stop)
+        (missed,) = bridge.decide(a_sighting(a_frame("quiet")), publish=False)
+        for number in range(5):
+            bridge.decide(a_sighting(a_frame(f"busy{number}")), publish=False)
+        await asyncio.to_thread(bridge.restart)
+        assert await seen.ids(1) == [missed.alert_id]
+
+
+async def test_nothing_is_lost_when_the_bridge_cannot_read_what_was_missed(
+    bridge: RunningBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_arguments: object, **_options: object) -> list[Alert]:
+        raise LedgerError("away")
+
+    async with watching(quiet_client(bridge)) as seen:
+        await asyncio.to_thread(bridge.stop)
+        (missed,) = bridge.decide(a_sighting(a_frame("quiet")), publish=False)
+        monkeypatch.setattr("dangerous_driving.realtime.socket.ledger.changed_since", away)
+        await asyncio.to_thread(bridge.restart)
+        assert await seen.ids(1) == [missed.alert_id]
+
+
+async def test_a_position_that_the_ledger_does_not_know_hides_nothing(bridge: RunningBridge) -> None:
+    missed = await in_thread(bridge, "a")
+    async with watching(BridgeClient(bridge.url, position="forgotten:1")) as seen:
+        assert await seen.ids(1) == [missed.alert_id]
 
 
 async def test_only_what_was_asked_for(bridge: RunningBridge) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 from sqlalchemy import text
 
 from dangerous_driving.contracts import AlertBasis, RiskLevel, Stage
@@ -16,8 +14,9 @@ from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.frames import record_detections
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.realtime.app import PAGE
-from tests.chromium import PAINTED, PIXELS, chromium
+from tests.chromium import PAINTED, PIXELS
 from tests.realtime.conftest import BridgeFactory, RunningBridge, a_frame, a_sighting, an_answer, moment
+from tests.realtime.pages import Watched, open_page, register_camera
 
 pytestmark = pytest.mark.integration
 
@@ -29,59 +28,6 @@ HAS_COLOUR = f"""([canvas, wanted]) => {{
   return false;
 }}"""
 RED = [255, 93, 85]  # --high
-
-
-@dataclass
-class Watched:
-    """A page and what its console said."""
-
-    page: Page
-    problems: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-
-    def _heard(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.problems.append(message.text)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, timezone_id="UTC", locale="en-GB")
-    context.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def watched(context: BrowserContext) -> Iterator[Watched]:
-    watched = Watched(context.new_page())
-    yield watched
-    assert watched.problems == []
-
-
-def register_camera(bridge: RunningBridge, camera: str, name: str, kind: str, status: str = "online") -> None:
-    with transaction(bridge.engine) as connection:
-        connection.execute(
-            text("INSERT INTO camera (id, name, kind, status) VALUES (:id, :name, :kind, :status)"),
-            {"id": camera, "name": name, "kind": kind, "status": status},
-        )
-
-
-def open_page(watched: Watched, bridge: RunningBridge) -> Page:
-    page = watched.page
-    page.goto(bridge.url)
-    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
-    return page
 
 
 def test_a_frame_is_shown_with_its_boxes_and_the_group_turns_red(bridge: RunningBridge, watched: Watched) -> None:

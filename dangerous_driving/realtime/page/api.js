@@ -16,7 +16,8 @@ async function request(path, options = {}) {
   if (!response.ok) {
     const { detail } = await response.json().catch(() => ({}));
     if (response.status === 401) throw new NotAuthorised(detail ?? "");
-    throw new Error(typeof detail === "string" ? detail : `the bridge answered ${response.status}`);
+    const { status } = response;
+    throw Object.assign(new Error(typeof detail === "string" ? detail : `the bridge answered ${status}`), { status });
   }
   return response;
 }

@@ -8,13 +8,16 @@ import { History } from "./history.js";
 import { choose, current, t, translate } from "./i18n.js";
 import * as sound from "./sound.js";
 import { System } from "./system.js";
-import { cameraId, capital, levelName, make, rank, typesOf } from "./text.js";
+import { cameraId, capital, isLive, levelName, make, rank, typesOf } from "./text.js";
 import { Wall } from "./wall.js";
 
 const byId = (id) => document.getElementById(id);
 const GAUGES_EVERY = 5_000;
 const OPERATOR = "dangerous-driving.operator";
 const VIEWS = ["alerts", "cameras", "history", "system"];
+const LINK = "#alert="; // links in notifications end in it and an alert's id
+const SOONEST_RETRY = 1_000;
+const LATEST_RETRY = 30_000;
 
 translate();
 
@@ -26,6 +29,8 @@ const operatorName = () => operator.value.trim() || "operator";
 const facts = { llm: false, demo: false };
 let status = null; // what api/status said last
 let connectionState = "connecting";
+let due = true; // cameras and alerts have to be read from the ledger: at first, and after a break too long to resume
+let linked = null; // the id of an alert whose link was followed and that is not open yet
 
 const wall = new Wall(byId("tiles"), byId("no-cameras"), { operator: operatorName, failed: toast });
 const detail = new Detail(byId("detail"), {
@@ -38,6 +43,8 @@ const feed = new Feed(
     operator: operatorName,
     changed: showCounts,
     open: (alert) => detail.open(alert),
+    inDetail: () => detail.shown,
+    judged: (alert) => detail.put(alert),
     failed: toast,
   });
 const history = new History(byId("history"), { cameras: () => wall.cameras, failed: toast });
@@ -54,7 +61,7 @@ const connection = new Connection({
       const isNew = feed.put(data);
       connection.seen(data);
       detail.put(data);
-      if (data.notify || (isNew && rank(data.riskLevel) >= rank("high") && data.state !== "closed")) announce(data);
+      if (data.notify || (isNew && rank(data.riskLevel) >= rank("high") && isLive(data))) announce(data);
     } else if (type === "detection_result") {
       wall.frame(data);
       showCounts();
@@ -69,7 +76,9 @@ const connection = new Connection({
       showWho(data);
       showNotice();
       // without an alert to go on from, one that came since the ledger was read would be missed
-      if (data.truncated || !loaded || !connection.resumes) load();
+      if (data.truncated || !connection.resumes) due = true;
+      if (due) load();
+      else openLinked();
     } else if (type === "error") {
       toast(capital(data.message));
     }
@@ -184,7 +193,54 @@ for (const button of document.querySelectorAll("[data-show]")) {
     else location.hash = button.dataset.show;
   });
 }
-addEventListener("hashchange", () => showView(location.hash.slice(1)));
+addEventListener("hashchange", follow);
+
+/** Show what the address names: a view, or one alert. */
+function follow() {
+  showView(location.hash.slice(1));
+  linked = linkedAlert(location.hash);
+  if (linked === null) byId("detail").close();
+  else if (!due) openLinked();
+}
+
+function linkedAlert(hash) {
+  if (!hash.startsWith(LINK)) return null;
+  const id = hash.slice(LINK.length);
+  try {
+    return decodeURIComponent(id);
+  } catch {
+    return id; // no alert has such an id
+  }
+}
+
+/** Open the alert whose link was followed, if one waits for that. */
+async function openLinked() {
+  const id = linked;
+  if (id === null) return;
+  let alert = feed.alert(id);
+  try {
+    alert ??= (await get(`api/alerts/${encodeURIComponent(id)}`)).alert;
+  } catch (error) {
+    const unknown = error.status === 404 || error.status === 422;
+    if (error instanceof NotAuthorised) askForToken(error.message);
+    else if (!unknown) toast(error.message);
+    if (!unknown) return; // tried again with the next connection
+  }
+  if (id !== linked) return;
+  linked = null;
+  if (alert) {
+    detail.open(alert);
+  } else {
+    toast(t("alert.unknown"));
+    leaveLink();
+  }
+}
+
+/** The same link can be followed again. */
+function leaveLink() {
+  if (location.hash.startsWith(LINK)) window.history.replaceState(null, "", "#alerts");
+}
+byId("detail").addEventListener("close", () => { if (linked === null && !detail.shown) leaveLink(); });
 
 // sound, language, keyboard
 
@@ -227,20 +283,40 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-let loaded = false;
+let reading = null;
+let retry = 0;
+let failures = 0;
 
-/** Cameras and newest alerts from the ledger. Returns whether the bridge takes our token. */
-async function load() {
+/** Read from the ledger what is due, once at a time. Returns whether the bridge takes our token. */
+function load() {
+  reading ??= read().finally(() => { reading = null; });
+  return reading;
+}
+
+async function read() {
+  clearTimeout(retry);
   try {
-    for (const camera of await get("api/cameras")) wall.status(camera);
-    for (const alert of await feed.refresh()) connection.seen(alert);
-    loaded = true;
+    while (due) {
+      due = false; // a connection may say again that it is, meanwhile
+      for (const camera of await get("api/cameras")) wall.status(camera);
+      for (const alert of await feed.refresh()) {
+        connection.seen(alert);
+        detail.put(alert);
+      }
+    }
+    failures = 0;
+    openLinked();
   } catch (error) {
+    due = true;
     if (error instanceof NotAuthorised) {
       askForToken(error.message);
       return false;
     }
-    toast(error.message); // once the connection stands, it is tried again
+    toast(error.message);
+    const pause = Math.min(LATEST_RETRY, SOONEST_RETRY * 2 ** failures) * (0.5 + Math.random() / 2);
+    failures += 1;
+    // without a connection, the next one asks
+    retry = setTimeout(() => { if (connectionState === "live") load(); }, pause);
   }
   showCounts();
   showNotice();
@@ -257,5 +333,5 @@ async function start() {
 }
 
 showSound();
-showView(location.hash.slice(1));
+follow();
 start();

@@ -44,6 +44,11 @@ export class Detail {
     new ResizeObserver(() => this.#draw()).observe(parts["stage-view"]);
   }
 
+  /** The id of the alert that is open here, null if none is. */
+  get shown() {
+    return this.dialog.open ? this.#alert.alertId : null;
+  }
+
   /** Show an alert. */
   async open(alert) {
     this.#forget();

@@ -4,14 +4,16 @@ import { alertPicturePath, get, picture, post } from "./api.js";
 import { t } from "./i18n.js";
 import { ago, cameraId, capital, clock, isLive, levelName, make, rank, stageOf, typesOf, verdictOf } from "./text.js";
 
-const MOST_CARDS = 300;
+const MOST_CARDS = 300; // live ones, and those that somebody looks at, stay beyond it
+const PAGE = "50";
 
 export class Feed {
   #cards = new Map();
   #stages = new Map(); // alert id -> stage -> seconds after capture
-  #cursor = null;
+  #most = MOST_CARDS;
+  #older = null; // what asks for the alerts before those that were loaded last: {query, from: when the last one opened}
 
-  /** @param {{name: (camera: string) => string, operator: () => string, changed: () => void, open: (alert: object) => void, failed: (message: string) => void}} on */
+  /** @param {{name: (camera: string) => string, operator: () => string, changed: () => void, open: (alert: object) => void, inDetail: () => string | null, judged: (alert: object) => void, failed: (message: string) => void}} on */
   constructor(parts, on) {
     this.parts = parts;
     this.on = on;
@@ -27,18 +29,44 @@ export class Feed {
       .filter((alert) => isLive(alert) && alert.verdict !== "rejected");
   }
 
-  /** The newest alerts in the ledger. */
+  /**
+   * Begin anew with the newest alerts in the ledger and all that are live there. Other cards go, since nobody told what
+   * became of them; those that somebody looks at are asked for, and those that changed meanwhile are newer than the answers.
+   * Returns the alerts that were read.
+   */
   async refresh() {
-    const page = await get("api/alerts?limit=50");
-    if (!this.#cards.size) this.#turnTo(page.nextCursor);
-    this.#take(page);
-    return page.items;
+    const begun = performance.now();
+    const newest = await get(`api/alerts?limit=${PAGE}`);
+    const pages = [newest];
+    const live = new URLSearchParams([["limit", "200"], ["state", "open"], ["state", "provisional"]]);
+    for (let cursor = ""; cursor !== null; cursor = pages.at(-1).nextCursor) {
+      if (cursor) live.set("cursor", cursor);
+      pages.push(await get(`api/alerts?${live}`));
+    }
+    const known = new Set(pages.flatMap((page) => page.items.map((alert) => alert.alertId)));
+    for (const id of this.#watched().filter((watched) => !known.has(watched))) {
+      try {
+        pages.push({ items: [(await get(`api/alerts/${encodeURIComponent(id)}`)).alert], stages: {} });
+        known.add(id);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+      }
+    }
+    for (const [id, card] of this.#cards) if (!known.has(id) && card.changed < begun) this.#drop(card);
+    this.#most = MOST_CARDS;
+    this.#turnTo(newest);
+    pages.forEach((page) => this.#take(page));
+    this.#count();
+    return pages.flatMap((page) => page.items);
   }
 
   /** The alerts before those that were loaded last. */
   async loadOlder() {
-    const page = await get(`api/alerts?${new URLSearchParams({ limit: "50", cursor: this.#cursor })}`);
-    this.#turnTo(page.nextCursor);
+    const asked = this.#older;
+    const page = await get(`api/alerts?${new URLSearchParams({ limit: PAGE, ...asked.query })}`);
+    if (asked === this.#older) this.#turnTo(page); // else cards went, or all began anew, while it was under way
+    const added = page.items.filter((alert) => !this.#cards.has(alert.alertId)).length;
+    this.#most = Math.max(this.#most, this.#cards.size + added); // who asks for them gets to see them
     this.#take(page);
   }
 
@@ -50,9 +78,19 @@ export class Feed {
     }
   }
 
-  #turnTo(cursor) {
-    this.#cursor = cursor;
-    this.parts.older.hidden = !cursor;
+  /** Older alerts are those after this page. */
+  #turnTo({ nextCursor, items }) {
+    this.#goOn(nextCursor ? { query: { cursor: nextCursor }, from: items.at(-1).openedAt } : null);
+  }
+
+  #goOn(older) {
+    this.#older = older;
+    this.parts.older.hidden = !older;
+  }
+
+  /** The ids of the alerts that somebody looks at. */
+  #watched() {
+    return [this.parts.list.querySelector(".card:focus-within")?.dataset.alert, this.on.inDetail()].filter(Boolean);
   }
 
   #reached(id, stage, seconds) {
@@ -73,11 +111,12 @@ export class Feed {
     if (!known) {
       card = new Card(this.template.content.firstElementChild.cloneNode(true), {
         ...this.on,
-        judged: (judged) => this.put(judged),
+        judge: (act) => this.judge(alert.alertId, act),
         stages: () => this.#stages.get(alert.alertId) ?? new Map(),
       });
       this.#cards.set(alert.alertId, card);
     }
+    card.changed = performance.now();
     card.show(alert);
     if (!known) this.#insert(card);
     this.#apply(card);
@@ -90,8 +129,18 @@ export class Feed {
     return this.#cards.get(id)?.alert;
   }
 
-  judge(id, act, note = "") {
-    return this.#cards.get(id)?.judge(act, note);
+  /** Keep a person's word on an alert, be it in the list or not. */
+  async judge(id, act, note = "") {
+    this.#cards.get(id)?.judging(true);
+    try {
+      const judged = await post(`api/alerts/${encodeURIComponent(id)}/${act}`, { by: this.on.operator(), note });
+      this.put(judged); // the socket may have brought this version, or a newer one, before
+      this.on.judged(judged);
+    } catch (error) {
+      this.on.failed(t("not.kept", { reason: error.message }));
+    } finally {
+      this.#cards.get(id)?.judging(false);
+    }
   }
 
   /** Move the focus: 1 to the next card, -1 to the one before; from elsewhere to the first. */
@@ -120,12 +169,31 @@ export class Feed {
     const opened = card.alert.openedAt;
     const before = [...list.children].find((other) => other.dataset.opened < opened);
     list.insertBefore(card.element, before ?? null);
-    if (this.#cards.size <= MOST_CARDS) return;
-    const last = list.lastElementChild;
-    this.#cards.get(last.dataset.alert)?.forget();
-    this.#cards.delete(last.dataset.alert);
-    this.#stages.delete(last.dataset.alert);
-    last.remove();
+    if (this.#cards.size > this.#most) this.#makeRoom(card);
+  }
+
+  /** The cards opened longest ago go; not live ones, nor those that somebody looks at, nor the one that came. */
+  #makeRoom(came) {
+    const staying = new Set([came.alert.alertId, ...this.#watched()]);
+    for (const { dataset } of [...this.parts.list.children].reverse()) {
+      if (this.#cards.size <= this.#most) return;
+      const card = this.#cards.get(dataset.alert);
+      if (isLive(card.alert) || staying.has(dataset.alert)) continue;
+      this.#drop(card);
+      const from = card.alert.openedAt;
+      // it was loaded: without a step back nothing would load it again
+      if (!this.#older || from >= this.#older.from) {
+        this.#goOn({ query: { before: new Date(Date.parse(from) + 1).toISOString() }, from });
+      }
+    }
+  }
+
+  #drop(card) {
+    const id = card.alert.alertId;
+    card.forget();
+    card.element.remove();
+    this.#cards.delete(id);
+    this.#stages.delete(id);
   }
 
   #filter() {
@@ -148,6 +216,7 @@ export class Feed {
 
 class Card {
   alert = null;
+  changed = 0; // when the shown version came, on the page's own clock
   #picture = null; // address of the one that is shown
   #url = null;
 
@@ -157,13 +226,12 @@ class Card {
     const names = ["crop", "level", "stage", "camera", "when", "types", "description", "facts", "times", "verdict", "simulated",
       "acknowledge", "reject"];
     this.parts = Object.fromEntries(names.map((name) => [name, element.querySelector(`.${name}`)]));
-    this.parts.acknowledge.addEventListener("click", () => this.judge("acknowledge"));
-    this.parts.reject.addEventListener("click", () => this.judge("reject"));
+    for (const act of ["acknowledge", "reject"]) this.parts[act].addEventListener("click", () => on.judge(act));
     this.parts.crop.addEventListener("click", () => on.open(this.alert));
     element.addEventListener("keydown", (event) => {
       if (event.target !== element || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "a") this.judge("acknowledge");
-      if (event.key === "f") this.judge("reject");
+      if (event.key === "a") on.judge("acknowledge");
+      if (event.key === "f") on.judge("reject");
       if (event.key === "Enter") on.open(this.alert);
     });
   }
@@ -246,17 +314,8 @@ class Card {
     }
   }
 
-  async judge(act, note = "") {
-    const { acknowledge, reject } = this.parts;
-    for (const button of [acknowledge, reject]) button.disabled = true;
-    try {
-      const path = `api/alerts/${encodeURIComponent(this.alert.alertId)}/${act}`;
-      // the socket may bring this version, or a newer one, before
-      this.on.judged(await post(path, { by: this.on.operator(), note }));
-    } catch (error) {
-      this.on.failed(t("not.kept", { reason: error.message }));
-    } finally {
-      for (const button of [acknowledge, reject]) button.disabled = false;
-    }
+  /** A person's word is on its way, or no longer. */
+  judging(underWay) {
+    for (const button of [this.parts.acknowledge, this.parts.reject]) button.disabled = underWay;
   }
 }
