@@ -148,12 +148,17 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         inline = stack.enter_context(InlineLane(settings, engine, store, producer, switch))
 
         def publish(result: DetectionResult) -> Receipt:
-            inline.offer(result)
             return producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
 
         spool = Spool(settings.spool.folder, settings.spool.max_bytes) if settings.spool.folder else None
         delivery = ResultDelivery(
-            settings.detection, store, publish, model=detector.model_name, node=settings.node, spool=spool
+            settings.detection,
+            store,
+            publish,
+            model=detector.model_name,
+            node=settings.node,
+            spool=spool,
+            on_result=inline.offer,
         )
         if spool is not None:
             stack.callback(spool.close)

@@ -8,6 +8,7 @@ lane has answered meanwhile keeps that answer; the call is a row all the same. W
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -70,7 +71,7 @@ class InlineLane:
     Args:
         settings: the whole tree.
         engine: of the ledger, which need not answer.
-        store: where the pictures lie.
+        store: where the pictures lie that are not in what it is offered.
         producer: for results, whose brokers need not answer.
         switch: which cameras are inline.
     """
@@ -114,7 +115,7 @@ class InlineLane:
             return
         oldest = datetime.now(UTC) - timedelta(seconds=self._settings.assessment.realtime_deadline)
         if result.timestamp < oldest:
-            return  # replayed from the spool: the other lanes have it
+            return  # it waited too long for its turn: the other lanes have it
         for task in tasks_from_detection(result):
             self._loop.call_soon_threadsafe(self._take, task)
 
@@ -187,7 +188,7 @@ class InlineLane:
     async def _answer(self, task: AssessmentTask) -> None:
         endpoints = await self._open()
         if task.group_image_base64:
-            picture: bytes | str = f"data:image/jpeg;base64,{task.group_image_base64}"
+            picture = base64.b64decode(task.group_image_base64)  # as bytes it is scaled down like one of the store
         else:
             key = self._store.key(task.group_image_url or "")
             picture = await asyncio.to_thread(self._store.get, key)

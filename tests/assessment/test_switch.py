@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +25,10 @@ from dangerous_driving.contracts import Lane, Stage
 from dangerous_driving.errors import ConfigError, LedgerError
 from dangerous_driving.ledger import invariants
 from dangerous_driving.ledger.switches import read_switch, write_switch
+from dangerous_driving.objects import FolderStore
 from dangerous_driving.settings import DatabaseSettings
 from dangerous_driving.tasks.derivation import tasks_from_detection
+from tests.assessment.conftest import picture
 from tests.assessment.test_lanes import LENGTH, offer, until
 
 if TYPE_CHECKING:
@@ -153,6 +156,22 @@ def test_the_inline_lane_works_without_ledger_and_broker_and_hands_its_answers_i
         until=datetime.now(UTC) + timedelta(hours=1), window_length=LENGTH,
     ).violations  # fmt: skip
     assert not [violation for violation in broken if violation.subject.startswith(frame.message_id)]
+
+
+@pytest.mark.integration
+def test_the_inline_lane_needs_no_store_for_crops_that_it_is_given(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "inline"
+    settings = bench.settings.model_copy(
+        update={"assessment": bench.settings.assessment.model_copy(update={"inline_folder": folder})}
+    )
+    switch = LaneSwitch(tmp_path / "switch.json", lambda: Positions({ALL: Entry(Lane.INLINE, NOW)}))
+    switch.look()
+    (group,) = (frame := bench.record(datetime.now(UTC))).traffic_groups
+    crop = base64.b64encode(picture()).decode()
+    given = frame.model_copy(update={"traffic_groups": (group.model_copy(update={"group_image_base64": crop}),)})
+    with InlineLane(settings, bench.engine, FolderStore(tmp_path / "empty"), bench.sent, switch) as lane:
+        lane.offer(given)
+        wait_for(lambda: bench.rows("SELECT count(*) FROM risk_assessment WHERE lane = 'inline'") == [(1,)])
 
 
 @pytest.mark.integration
