@@ -145,7 +145,7 @@ class CameraSpec(Section):
 
     @property
     def shown_source(self) -> str:
-        """The source without user, password and query, for logs, tables and pages."""
+        """The source without user, password, query and values in its path, for logs, tables and pages."""
         return shown(self.source.get_secret_value())
 
 
