@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Alert, AssessmentTask, DetectionResult, RiskAssessmentResult
-from dangerous_driving.errors import ConfigError, LedgerError
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.schema import require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
@@ -104,10 +104,10 @@ def own_weights() -> Path:
     return OWN_WEIGHTS
 
 
-def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:  # noqa: PLR0915  # it puts the parts together
+def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:
     """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs."""
     from dangerous_driving.assessment.inline import InlineLane
-    from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile, Switched
+    from dangerous_driving.camera.inventory import CameraInventory, Origin, Registration, SettingsFile, Switched
     from dangerous_driving.camera.status import CameraStatus
     from dangerous_driving.detection.delivery import Receipt, ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
@@ -118,21 +118,15 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
 
     detector = open_detector(settings.detection)
     with ServiceProcess("detect", settings, leash=leash) as process, ExitStack() as stack:
-        # cameras go on without the ledger: only their names and states are missing there then
+        # cameras go on without the ledger: their names and states come there when it is back
         engine = open_engine(settings.database, application="dangerous-driving detect")
         stack.callback(engine.dispose)
 
         def on_status(status: CameraStatus) -> None:
-            try:
-                set_camera_status(engine, status.camera_id, status.state, status.reason, status.at)
-            except LedgerError as error:
-                log.warning("camera_status_not_recorded", camera_id=status.camera_id, reason=str(error))
+            set_camera_status(engine, status.camera_id, status.state, status.reason, status.at)
 
-        def register(cameras: Sequence[CameraSpec]) -> None:
-            try:
-                register_cameras(engine, cameras, frame_interval=settings.camera.frame_interval)
-            except LedgerError as error:
-                log.warning("cameras_not_registered", reason=str(error))
+        def write(cameras: Sequence[CameraSpec]) -> None:
+            register_cameras(engine, cameras, frame_interval=settings.camera.frame_interval)
 
         file = settings_file or config_file()
         of_settings: Origin = SettingsFile(file) if file is not None else lambda: settings.camera.cameras
@@ -141,6 +135,7 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             origins["table"] = lambda: table_cameras(engine)
         inventory = CameraInventory(origins)
         cameras = inventory.look()
+        register = Registration(write)
         register(cameras)
         producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
         store = open_store(settings.objects)
@@ -149,12 +144,17 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         inline = stack.enter_context(InlineLane(settings, engine, store, producer, switch))
 
         def publish(result: DetectionResult) -> Receipt:
-            inline.offer(result)
             return producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
 
         spool = Spool(settings.spool.folder, settings.spool.max_bytes) if settings.spool.folder else None
         delivery = ResultDelivery(
-            settings.detection, store, publish, model=detector.model_name, node=settings.node, spool=spool
+            settings.detection,
+            store,
+            publish,
+            model=detector.model_name,
+            node=settings.node,
+            spool=spool,
+            on_result=inline.offer,
         )
         if spool is not None:
             stack.callback(spool.close)
@@ -178,13 +178,10 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             waits_for_cameras=settings.camera.from_table or file is not None,
         )
 
-        def on_change(wanted: tuple[CameraSpec, ...]) -> None:
-            register(wanted)
-            service.apply(wanted)
-
         following = threading.Thread(
             target=inventory.follow,
-            args=(on_change, settings.camera.refresh, process.stop),
+            args=(service.apply, settings.camera.refresh, process.stop),
+            kwargs={"on_look": register},
             name="camera-inventory",
             daemon=True,
         )

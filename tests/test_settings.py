@@ -130,6 +130,20 @@ def test_an_address_whose_password_would_be_taken_for_a_path_is_refused_without_
     [
         ("rtsp://admin:hun%2Fter2@camera.example:554/live?token=x", "rtsp://camera.example:554/live"),
         ("rtsp://u:p@[2001:db8::1]:554/live", "rtsp://[2001:db8::1]:554/live"),
+        (
+            "rtsp://camera.example:554/user=admin&password=hunter2&channel=1&stream=0.sdp?real_stream",
+            "rtsp://camera.example:554/user=***&password=***&channel=***&stream=***",
+        ),
+        (
+            "rtsp://camera.example/user=admin_password=hunter2_channel=1_stream=0.sdp?real_stream",
+            "rtsp://camera.example/user=***_password=***_channel=***_stream=***",
+        ),
+        (
+            "rtsp://camera.example/user=a&password=h_u/n&t,e;r2=&channel=1",
+            "rtsp://camera.example/user=***&password=***&channel=***",
+        ),
+        ("rtsp://camera.example/token=aGVp/bQ==&channel=1", "rtsp://camera.example/token=***&channel=***"),
+        ("rtsp://camera.example/h264/ch1/main/av_stream", "rtsp://camera.example/h264/ch1/main/av_stream"),
         ("https://camera.example/live@2x.m3u8", None),
         ("clip@home.mp4", "clip@home.mp4"),
         ("0", "0"),

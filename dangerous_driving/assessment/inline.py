@@ -8,6 +8,7 @@ lane has answered meanwhile keeps that answer; the call is a row all the same. W
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -70,9 +71,12 @@ class InlineLane:
     Args:
         settings: the whole tree.
         engine: of the ledger, which need not answer.
-        store: where the pictures lie.
+        store: where the pictures lie that are not in what it is offered.
         producer: for results, whose brokers need not answer.
         switch: which cameras are inline.
+
+    Raises:
+        ConfigError: the prompt cannot be read. At once, and not when somebody switches a camera here in need.
     """
 
     def __init__(
@@ -81,9 +85,15 @@ class InlineLane:
         self._settings, self._engine, self._store, self._producer, self._switch = (
             settings, engine, store, producer, switch,
         )  # fmt: skip
+        self._prompt: Prompt = load_prompt(
+            settings.llm.prompt_version,
+            folder=settings.llm.prompt_folder,
+            longest_side=settings.llm.image_longest_side,
+        )
         self._folder = InlineFolder(settings.assessment.inline_folder)
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._said_ended = False
         self._started = threading.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._partitions = Partitions()
@@ -109,14 +119,23 @@ class InlineLane:
             thread.join()
 
     def offer(self, result: DetectionResult) -> None:
-        """Take a frame's groups, if its camera is inline; callable from any thread, returns at once."""
+        """Take a frame's groups, if its camera is inline; callable from any thread, returns at once, raises nothing.
+
+        Whoever offers has to go on when this lane's thread has ended: what it would have taken is left to the others.
+        """
         if self._switch.lane_of(result.camera_id) is not Lane.INLINE or self._loop is None or self._stop.is_set():
             return
         oldest = datetime.now(UTC) - timedelta(seconds=self._settings.assessment.realtime_deadline)
         if result.timestamp < oldest:
-            return  # replayed from the spool: the other lanes have it
+            return  # it waited too long for its turn: the other lanes have it
         for task in tasks_from_detection(result):
-            self._loop.call_soon_threadsafe(self._take, task)
+            try:
+                self._loop.call_soon_threadsafe(self._take, task)
+            except RuntimeError as error:  # the loop is closed
+                TASKS_DEFERRED.labels("inline_ended").inc()
+                if not self._said_ended and not self._stop.is_set():
+                    self._said_ended = True
+                    log.error("inline_lane_ended", reason=str(error))  # noqa: TRY400  # the trace says no more
 
     # calls: an event loop of its own
 
@@ -128,11 +147,6 @@ class InlineLane:
         self._started.set()
         pool: KeyPool | None = None
         endpoints: list[Endpoint] = []
-        self._prompt: Prompt = load_prompt(
-            self._settings.llm.prompt_version,
-            folder=self._settings.llm.prompt_folder,
-            longest_side=self._settings.llm.image_longest_side,
-        )
         self._contexts = CameraContexts(self._settings.camera, None)
         self._endpoints = endpoints
         self._opening = asyncio.Lock()
@@ -187,7 +201,7 @@ class InlineLane:
     async def _answer(self, task: AssessmentTask) -> None:
         endpoints = await self._open()
         if task.group_image_base64:
-            picture: bytes | str = f"data:image/jpeg;base64,{task.group_image_base64}"
+            picture = base64.b64decode(task.group_image_base64)  # as bytes it is scaled down like one of the store
         else:
             key = self._store.key(task.group_image_url or "")
             picture = await asyncio.to_thread(self._store.get, key)

@@ -75,6 +75,35 @@ class Switched:
         return [camera for camera in cameras if camera.id not in self._stopped]
 
 
+class Registration:
+    """Has the cameras written down where they are looked up by name, at each look again until it worked.
+
+    Args:
+        write: raises an error of this package when it cannot.
+    """
+
+    def __init__(self, write: Callable[[Sequence[CameraSpec]], None]) -> None:
+        self._write = write
+        self._written: Sequence[CameraSpec] | None = None
+        self._away = False
+
+    def __call__(self, cameras: Sequence[CameraSpec]) -> None:
+        """Write them, unless that is done; what fails is logged once."""
+        if cameras == self._written:
+            return
+        try:
+            self._write(cameras)
+        except DangerousDrivingError as error:
+            if not self._away:
+                log.warning("cameras_not_registered", reason=str(error))
+            self._away = True
+            return
+        self._written = cameras
+        if self._away:
+            log.info("cameras_registered", cameras=len(cameras))
+        self._away = False
+
+
 class CameraInventory:
     """Merges the cameras of all origins.
 
@@ -107,12 +136,21 @@ class CameraInventory:
         return tuple(merged[camera_id] for camera_id in sorted(merged))
 
     def follow(
-        self, on_change: Callable[[tuple[CameraSpec, ...]], None], refresh: float, stop: threading.Event
+        self,
+        on_change: Callable[[tuple[CameraSpec, ...]], None],
+        refresh: float,
+        stop: threading.Event,
+        *,
+        on_look: Callable[[tuple[CameraSpec, ...]], None] = lambda _: None,
     ) -> None:
-        """Look every `refresh` s until `stop` is set, and tell each change; the first look is told in any case."""
+        """Look every `refresh` s until `stop` is set, and tell each change; the first look is told in any case.
+
+        `on_look` is told of every look, before.
+        """
         told: tuple[CameraSpec, ...] | None = None
         while not stop.is_set():
             cameras = self.look()
+            on_look(cameras)
             if cameras != told:
                 on_change(cameras)
                 told = cameras

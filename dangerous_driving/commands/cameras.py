@@ -166,14 +166,11 @@ def check(
     source: Annotated[str, typer.Argument(help="What a camera's source would be.")], config: ConfigOption = None
 ) -> None:
     """Open a source and read one frame."""
-    from pydantic import SecretStr
-
     from dangerous_driving import settings as settings_module
     from dangerous_driving.camera.source import probe
     from dangerous_driving.services import open_camera
-    from dangerous_driving.settings import CameraSpec
 
-    spec = CameraSpec(id="check", source=SecretStr(source))
+    spec = settings_module.camera_of_argument(source, "source", camera_id="check")
     info = probe(spec, settings_module.load(config).camera, setting="source", source_opener=open_camera)
     rate = f", {info.fps:g} frames/s" if info.fps else ""
     out.print(f"{spec.shown_source}: {spec.kind}, {info.width} x {info.height} px{rate}", highlight=False)

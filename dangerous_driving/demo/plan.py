@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from dangerous_driving.assessment.keys import load_keys
 from dangerous_driving.camera.source import probe
 from dangerous_driving.demo.data_folder import DataFolder
@@ -19,7 +17,7 @@ from dangerous_driving.doctor import rejected_keys
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ports import free_port
 from dangerous_driving.services import open_camera, own_weights, simulated_cameras
-from dangerous_driving.settings import CameraSpec, Settings
+from dangerous_driving.settings import CameraSpec, Settings, camera_of_argument
 
 #: Windows of one minute, so that a short demo closes some; frames may come this many seconds late.
 WINDOW_SECONDS = 60
@@ -140,7 +138,11 @@ def weights_for(specs: Sequence[CameraSpec], weights: Path | None, settings: Set
 
 
 def camera_specs(settings: Settings, sources: Sequence[str], cameras: int | None) -> list[CameraSpec]:
-    """The demo's cameras: `cameras` in all with the sources in rotation, the configured ones, or simulated ones."""
+    """The demo's cameras: `cameras` in all with the sources in rotation, the configured ones, or simulated ones.
+
+    Raises:
+        ConfigError: a source is no address.
+    """
     if not sources:
         configured = list(settings.camera.cameras)
         if not configured:
@@ -153,7 +155,8 @@ def camera_specs(settings: Settings, sources: Sequence[str], cameras: int | None
         # a path is kept absolute, so that the folder's settings mean the same from anywhere
         named = "://" in source or source.isdecimal() or source.startswith(SIMULATED_SOURCE)
         located = source if named else str(Path(source).absolute())
-        specs.append(CameraSpec(id=f"cam-{index + 1:02d}", source=SecretStr(located), name=_name(source, index)))
+        camera_id, name = f"cam-{index + 1:02d}", _name(source, index)
+        specs.append(camera_of_argument(located, "--source", camera_id=camera_id, name=name))
     return specs
 
 

@@ -78,6 +78,8 @@ class ResultDelivery:
         model: name of the weights, for the result.
         node: this machine's name in results.
         spool: where what cannot be sent waits; None: nowhere.
+        on_result: told of each frame once, with its crops, before storing and sending are tried: for who does without both.
+            Must not wait.
         clock: monotonic seconds.
         now: the wall clock, UTC.
     """
@@ -91,11 +93,12 @@ class ResultDelivery:
         model: str,
         node: str = "",
         spool: Spool | None = None,
+        on_result: Callable[[DetectionResult], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings, self._store, self._publish = settings, store, publish
-        self._model, self._node, self._spool = model, node, spool
+        self._model, self._node, self._spool, self._on_result = model, node, spool, on_result
         self._clock, self._now = clock, now
         self._stopping = threading.Event()
         self._publish_from = clock()
@@ -115,10 +118,12 @@ class ResultDelivery:
             seconds: from its capture until the detections were known.
         """
         try:
-            result, objects = self._prepared(frame, scene, seconds)
+            result, with_crops, objects = self._prepared(frame, scene, seconds)
         except InferenceError as error:
             frame_lost(frame, "inference", error)
             return
+        if self._on_result is not None:
+            self._on_result(with_crops)
         attempt: _Attempt | None = _Attempt(self._clock())
         if self._spool is not None:
             self._keep_stalled()
@@ -146,8 +151,10 @@ class ResultDelivery:
         """When the broker last acknowledged a result (s of the clock); 0.0: never."""
         return self._answered_at
 
-    def _prepared(self, frame: Frame, scene: Scene, seconds: float) -> tuple[DetectionResult, list[SpooledObject]]:
-        """The result as it is published, and what has to be stored before: the stored result comes last."""
+    def _prepared(
+        self, frame: Frame, scene: Scene, seconds: float
+    ) -> tuple[DetectionResult, DetectionResult, list[SpooledObject]]:
+        """The result as it is published, the same with crops, and what has to be stored: the stored result comes last."""
         settings = self._settings
         address = (frame.camera_id, frame.captured_at, message_id_of(frame.camera_id, frame.captured_at))
         crops = [
@@ -171,14 +178,16 @@ class ResultDelivery:
             *(SpooledObject(key, JPEG, data) for key, data in zip(keys, crops, strict=True)),
             SpooledObject(detection_key(*address), JSON, stored.to_json()),
         ]
-        if not settings.publish_images:
-            return stored, objects
+        if not settings.publish_images and self._on_result is None:
+            return stored, stored, objects
         # in messages only: the store has the pictures themselves
-        encoded = [
-            GroupPicture(self._store.url(key), base64.b64encode(data).decode())
-            for key, data in zip(keys, crops, strict=True)
-        ]
-        return message(encoded), objects
+        with_crops = message(
+            [
+                GroupPicture(self._store.url(key), base64.b64encode(data).decode())
+                for key, data in zip(keys, crops, strict=True)
+            ]
+        )
+        return with_crops if settings.publish_images else stored, with_crops, objects
 
     def _keep(self, result: DetectionResult, objects: Sequence[SpooledObject] = ()) -> None:
         """Put what is left to do into the spool; what fails there too is counted and logged."""

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from dangerous_driving.detection.grouping import Boxes
 from dangerous_driving.settings import Polygon
 
+#: Share of width and height. A box is cut at the picture's edge, and an edge belongs to no polygon: a foot there is taken
+#: to stand just inside, for whoever the lower edge cuts off stands nearest to the camera.
+JUST_INSIDE = 1 - 1e-6
+
 
 def counted(
     boxes: Boxes, width: int, height: int, region_of_interest: Sequence[Polygon], ignore: Sequence[Polygon]
@@ -26,7 +30,7 @@ def counted(
     Returns:
         n truth values.
     """
-    feet = np.stack([(boxes[:, 0] + boxes[:, 2]) / 2 / width, boxes[:, 3] / height], axis=1)
+    feet = np.stack([(boxes[:, 0] + boxes[:, 2]) / 2 / width, boxes[:, 3] / height], axis=1).clip(0, JUST_INSIDE)
     inside = within(feet, region_of_interest) if region_of_interest else np.ones(len(boxes), dtype=bool)
     return inside & ~within(feet, ignore)
 

@@ -87,7 +87,8 @@ class DetectionService:
         settings: inference, grouping, crops.
         engine: finds road users.
         delivery: stores and sends what was found.
-        on_status: told of each camera's changes of state, from a thread of its own; it may take its time.
+        on_status: told of each camera's changes of state, from a thread of its own; it may take its time. When it raises a
+            retriable error, it is told of that state again.
         source_opener: opens a camera's source.
         waits_for_cameras: no camera at the beginning is no error.
         clock: monotonic seconds.

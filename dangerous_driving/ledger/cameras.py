@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from dangerous_driving.camera.address import parameters
 from dangerous_driving.camera.secrets import placeholders
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.database import transaction
@@ -166,7 +167,7 @@ def table_cameras(engine: Engine) -> tuple[CameraSpec, ...]:
 
 
 def require_no_secret(spec: CameraSpec) -> None:
-    """Refuse a source with a password or token in it: tables are read by many, and kept in backups.
+    """Refuse a source with a password or token in it, as a user's, in its query or in its path: tables are read by many, and kept in backups.
 
     Raises:
         ConfigError: names the remedy, not the password.
@@ -176,7 +177,12 @@ def require_no_secret(spec: CameraSpec) -> None:
         return
     parts = urlsplit(source)
     named = {f"${{{name}}}" for name in placeholders(source)}
-    secrets = [value for name, value in parse_qsl(parts.query) if _SECRET_PARAMETER.search(name)]
+    # what follows a placeholder in a path, as in /token=${T}/live, is no secret
+    pairs = [
+        (name, re.split("[/&;,]", value)[0]) for name, value in [*parameters(parts.path), *parameters(parts.query)]
+    ]
+    given = [*parse_qsl(parts.query), *pairs]
+    secrets = [value for name, value in given if _SECRET_PARAMETER.search(name)]
     if not {value for value in (parts.password, *secrets) if value} <= named:
         raise ConfigError(
             "source",

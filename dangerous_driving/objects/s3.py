@@ -57,7 +57,11 @@ class S3Store(UrlMapping):
             timeout=urllib3.Timeout(connect=settings.timeout, read=settings.timeout),
             maxsize=CONNECTIONS,
             retries=urllib3.Retry(
-                total=RETRIES, backoff_factor=RETRY_BACKOFF, status_forcelist=(500, 502, 503, 504), redirect=0
+                total=RETRIES,
+                backoff_factor=RETRY_BACKOFF,
+                status_forcelist=(500, 502, 503, 504),
+                redirect=0,
+                respect_retry_after_header=False,  # MinIO says minutes, and whoever waits here is a camera's writer
             ),
             cert_reqs="CERT_REQUIRED",
             ca_certs=certifi.where(),

@@ -145,8 +145,22 @@ class CameraSpec(Section):
 
     @property
     def shown_source(self) -> str:
-        """The source without user, password and query, for logs, tables and pages."""
+        """The source without user, password, query and values in its path, for logs, tables and pages."""
         return shown(self.source.get_secret_value())
+
+
+def camera_of_argument(source: str, argument: str, *, camera_id: str, name: str = "") -> CameraSpec:
+    """A camera whose source was written on the command line.
+
+    Raises:
+        ConfigError: it is no address; names the argument, and shows nothing of the source: it may hold a password.
+    """
+    try:
+        return CameraSpec(id=camera_id, source=SecretStr(source), name=name)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem, _, remedy = first["msg"].removeprefix("Value error, ").partition(": ")
+        raise ConfigError(argument, problem, remedy or "mend it") from error
 
 
 class CameraSettings(Section):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy import create_engine
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from dangerous_driving.assessment import inline
 from dangerous_driving.assessment.inline import InlineLane
 from dangerous_driving.assessment.inline_folder import InlineFolder
 from dangerous_driving.assessment.scheduler import SWITCHED, Scheduler
@@ -24,8 +28,11 @@ from dangerous_driving.contracts import Lane, Stage
 from dangerous_driving.errors import ConfigError, LedgerError
 from dangerous_driving.ledger import invariants
 from dangerous_driving.ledger.switches import read_switch, write_switch
-from dangerous_driving.settings import DatabaseSettings
+from dangerous_driving.objects import FolderStore
+from dangerous_driving.settings import AssessmentSettings, DatabaseSettings, LlmSettings, Settings
+from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
+from tests.assessment.conftest import Sent, picture
 from tests.assessment.test_lanes import LENGTH, offer, until
 
 if TYPE_CHECKING:
@@ -153,6 +160,65 @@ def test_the_inline_lane_works_without_ledger_and_broker_and_hands_its_answers_i
         until=datetime.now(UTC) + timedelta(hours=1), window_length=LENGTH,
     ).violations  # fmt: skip
     assert not [violation for violation in broken if violation.subject.startswith(frame.message_id)]
+
+
+@pytest.mark.integration
+def test_the_inline_lane_needs_no_store_for_crops_that_it_is_given(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "inline"
+    settings = bench.settings.model_copy(
+        update={"assessment": bench.settings.assessment.model_copy(update={"inline_folder": folder})}
+    )
+    switch = LaneSwitch(tmp_path / "switch.json", lambda: Positions({ALL: Entry(Lane.INLINE, NOW)}))
+    switch.look()
+    (group,) = (frame := bench.record(datetime.now(UTC))).traffic_groups
+    crop = base64.b64encode(picture()).decode()
+    given = frame.model_copy(update={"traffic_groups": (group.model_copy(update={"group_image_base64": crop}),)})
+    with InlineLane(settings, bench.engine, FolderStore(tmp_path / "empty"), bench.sent, switch) as lane:
+        lane.offer(given)
+        wait_for(lambda: bench.rows("SELECT count(*) FROM risk_assessment WHERE lane = 'inline'") == [(1,)])
+
+
+def lane_without_anything(settings: Settings, tmp_path: Path) -> InlineLane:
+    """Every camera is its, and nothing else is there."""
+    switch = LaneSwitch(tmp_path / "switch.json", lambda: Positions({ALL: Entry(Lane.INLINE, NOW)}))
+    switch.look()
+    away = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1})
+    return InlineLane(settings, away, FolderStore(tmp_path), Sent(), switch)
+
+
+@pytest.mark.parametrize(
+    ("llm", "named"),
+    [
+        (LlmSettings(prompt_version="v99"), r"^llm\.prompt_version: .*'v99'; use one of: "),
+        (LlmSettings(prompt_folder=Path("/nowhere")), r"^llm\.prompt_folder: /nowhere cannot be read"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_told_at_the_start_and_not_when_the_inline_lane_is_needed(
+    llm: LlmSettings, named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        lane_without_anything(Settings(llm=llm), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_inline_lane_that_has_ended_takes_nobody_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    def deferred() -> float:
+        return REGISTRY.get_sample_value("assessment_tasks_deferred_total", {"reason": "inline_ended"}) or 0.0
+
+    monkeypatch.setattr(inline, "CameraContexts", broken)
+    settings = Settings(assessment=AssessmentSettings(inline_folder=tmp_path / "inline"))
+    before = deferred()
+    with capture_logs() as logs, lane_without_anything(settings, tmp_path) as lane:
+
+        def offered() -> bool:
+            lane.offer(detection_result("a", datetime.now(UTC), groups=2))
+            return deferred() - before >= 4
+
+        wait_for(offered)
+    assert [entry["event"] for entry in logs].count("inline_lane_ended") == 1
 
 
 @pytest.mark.integration

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from dangerous_driving.camera.inventory import CameraInventory, SettingsFile, Switched
+from dangerous_driving.camera.inventory import CameraInventory, Registration, SettingsFile, Switched
 from dangerous_driving.errors import LedgerError
 from dangerous_driving.settings import CameraSpec
 
@@ -111,6 +111,52 @@ def test_changes_are_told_and_nothing_else() -> None:
         stop.set()
         thread.join()
     assert len(told) == 4
+
+
+def test_cameras_are_registered_at_the_first_look_at_which_it_works() -> None:
+    away = [True]
+    attempts: list[Sequence[CameraSpec]] = []
+    written: list[Sequence[CameraSpec]] = []
+    looked: list[Sequence[CameraSpec]] = []
+    stop = threading.Event()
+
+    def write(cameras: Sequence[CameraSpec]) -> None:
+        attempts.append(cameras)
+        if away[0]:
+            raise LedgerError("no database answers")
+        written.append(cameras)
+
+    register = Registration(write)
+
+    def on_look(cameras: Sequence[CameraSpec]) -> None:
+        register(cameras)
+        looked.append(cameras)
+
+    def look_again(count: int) -> None:
+        before, deadline = len(looked), time.monotonic() + 20
+        while len(looked) < before + count:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    table = Table(spec("a"))
+    told: list[tuple[CameraSpec, ...]] = []
+    thread = threading.Thread(
+        target=CameraInventory({"table": table}).follow, args=(told.append, 0.001, stop), kwargs={"on_look": on_look}
+    )
+    with capture_logs() as logs:
+        thread.start()
+        try:
+            look_again(3)
+            assert len(attempts) > 1
+            away[0] = False
+            look_again(3)
+            table.cameras = [spec("a"), spec("b")]
+            look_again(3)
+        finally:
+            stop.set()
+            thread.join()
+    assert written == told == [(spec("a"),), (spec("a"), spec("b"))]  # each once, and nothing kept the cameras back
+    assert [entry["event"] for entry in logs] == ["cameras_not_registered", "cameras_registered"]
 
 
 def test_a_camera_that_an_operator_stopped_is_not_watched_until_it_is_started() -> None:

@@ -67,6 +67,7 @@ def test_a_camera_is_added_changed_listed_disabled_and_removed(ledger: Engine) -
         (["set", "nobody", "name=x"], "nobody"),
         (["check", "simulated:nonsense"], "nonsense"),
         (["check", "nowhere.mp4"], "nowhere.mp4"),
+        (["check", "rtsp://admin:hunter2#x@camera/1"], "source: not an address; write special characters"),
     ],
 )
 def test_bad_input_is_refused_by_name(ledger: Engine, arguments: list[str], named: str) -> None:

@@ -49,6 +49,13 @@ def test_named_sources_are_taken_in_rotation_and_paths_made_absolute() -> None:
     assert "Simulated" in specs[2].name
 
 
+def test_a_source_that_is_no_address_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigError, match=r"^--source: not an address; write special characters .*%23") as refused:
+        plan.camera_specs(Settings(), ["clip.mp4", "rtsp://admin:hun#ter2@camera/1"], None)
+    assert "hun" not in str(refused.value)
+    assert "ter2" not in str(refused.value)
+
+
 def test_simulated_cameras_get_the_weights_that_come_with_the_project() -> None:
     specs = plan.camera_specs(Settings(), [], None)
     assert plan.weights_for(specs, None, Settings()) == own_weights()

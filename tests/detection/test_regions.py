@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from dangerous_driving.detection.engine import Detection
-from dangerous_driving.detection.regions import within
+from dangerous_driving.detection.regions import counted, within
 from dangerous_driving.detection.scene import scene_of
 from dangerous_driving.settings import CameraSpec, DetectionSettings, Polygon
 
 LEFT_HALF: Polygon = ((0, 0), (0.5, 0), (0.5, 1), (0, 1))
+WHOLE: Polygon = ((0, 0), (1, 0), (1, 1), (0, 1))
 BOTTOM: Polygon = ((0, 0.8), (1, 0.8), (1, 1), (0, 1))
 HORSESHOE: Polygon = ((0, 0), (1, 0), (1, 1), (0.8, 1), (0.8, 0.2), (0.2, 0.2), (0.2, 1), (0, 1))
 
@@ -56,6 +57,24 @@ def test_the_foot_decides_not_the_roof() -> None:
     lorry = [Detection("truck", 0.9, (400, 50, 500, 300))]
     top: Polygon = ((0, 0), (1, 0), (1, 0.5), (0, 0.5))
     assert len(scene_of(lorry, 1000, 500, DetectionSettings(), camera=camera(ignore=(top,))).objects) == 1
+
+
+def test_whoever_the_lower_edge_cuts_off_stands_in_the_region_that_reaches_it() -> None:
+    assert objects_seen(camera(region_of_interest=(BOTTOM,)), (900, 500), (900, 300)) == [900]
+    assert objects_seen(camera(ignore=(BOTTOM,)), (900, 500), (900, 300)) == [900]
+    assert objects_seen(camera(ignore=(BOTTOM,)), (900, 500)) == []
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(-50, 1050)] * 2, *[st.floats(-50, 550)] * 2), min_size=1, max_size=20),
+)
+def test_the_whole_picture_keeps_every_box_that_was_cut_at_its_edge(
+    sides: list[tuple[float, float, float, float]],
+) -> None:
+    x, y = np.array(sides)[:, :2].clip(0, 1000), np.array(sides)[:, 2:].clip(0, 500)
+    boxes = np.stack([x.min(axis=1), y.min(axis=1), x.max(axis=1), y.max(axis=1)], axis=1)
+    assert counted(boxes, 1000, 500, [WHOLE], []).all()
+    assert not counted(boxes, 1000, 500, [], [WHOLE]).any()
 
 
 def test_a_group_holds_nobody_from_outside() -> None:

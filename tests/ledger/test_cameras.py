@@ -88,6 +88,12 @@ def test_the_newest_state_stays_and_a_camera_never_registered_gets_its_row(ledge
         "http://camera/1?channel=3&apiKey=hunter2",
         "rtsp://${USER}:hunter2@camera/1",
         "rtsp://operator:${PREFIX}hunter2@camera/1",
+        "rtsp://camera:554/user=admin&password=hunter2&channel=1&stream=0.sdp?real_stream",
+        "rtsp://camera/user=admin_password=hunter2_channel=1_stream=0.sdp?real_stream",
+        "rtsp://camera/user=${U}_password=${PREFIX}hunter2_channel=1",
+        "rtsp://camera/user=${U}&password=${PREFIX}_hunter2&channel=1",
+        "rtsp://camera/token=hunter2/live",
+        "rtsp://camera/live?user=admin_password=hunter2_channel=1",
     ],
 )
 def test_no_secret_gets_into_the_table_whatever_its_place_in_the_address(ledger: Engine, source: str) -> None:
@@ -96,7 +102,18 @@ def test_no_secret_gets_into_the_table_whatever_its_place_in_the_address(ledger:
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("source", ["http://camera/1?token=${T}&channel=3", "rtsp://${U}:${P}@camera/1", "7"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "http://camera/1?token=${T}&channel=3",
+        "rtsp://${U}:${P}@camera/1",
+        "7",
+        "rtsp://camera/user=${U}&password=${P}&channel=1",
+        "rtsp://camera/user=${U}_password=${P}_channel=1_stream=0.sdp?real_stream",
+        "rtsp://camera/token=${T}/live",
+        "rtsp://camera/h264/ch1/main/av_stream",
+    ],
+)
 def test_addresses_without_a_secret_are_kept(ledger: Engine, source: str) -> None:
     put_camera(ledger, spec(source=source), frame_interval=1.8)
     assert table_cameras(ledger) == (spec(source=source),)
@@ -111,6 +128,16 @@ def test_no_password_gets_into_the_table(ledger: Engine) -> None:
         row = connection.execute(text("SELECT source, spec::text FROM camera")).one()
     assert "hunter2" not in str(row)
     assert row.source == "rtsp://camera/1"
+
+
+def test_what_a_camera_of_the_settings_has_in_its_path_is_kept_without_values(ledger: Engine) -> None:
+    # of the settings, where a password may stand: only what is shown of it gets into the table
+    source = "rtsp://camera/user=admin&password=hunter2&channel=1"
+    register_cameras(ledger, [spec(source=source)], frame_interval=1.8)
+    with ledger.connect() as connection:
+        assert connection.execute(text("SELECT source FROM camera")).scalar() == (
+            "rtsp://camera/user=***&password=***&channel=***"
+        )
 
 
 def test_a_row_that_cannot_be_read_takes_no_other_with_it(ledger: Engine) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from minio import Minio
@@ -102,6 +103,50 @@ def silent_server() -> Iterator[str]:
 
 def test_a_server_that_does_not_answer_is_a_retriable_error_in_bounded_time(silent_server: str) -> None:
     assert_away(open_store(settings_of(silent_server, timeout=0.3)))
+
+
+@pytest.fixture
+def busy_server() -> Iterator[tuple[str, list[str]]]:
+    """Refuses every request as MinIO does while too much is asked of it; and what was asked."""
+    asked: list[str] = []
+    body = b"<?xml version='1.0'?><Error><Code>SlowDownWrite</Code><Message>reduce your rate</Message></Error>"
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(503)
+            self.send_header("Retry-After", "60")
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_server_that_asks_for_a_minute_is_a_retriable_error_soon(busy_server: tuple[str, list[str]]) -> None:
+    address, asked = busy_server
+    # with its region known the client begins with the request itself
+    store = open_store(settings_of(address, timeout=5.0).model_copy(update={"region": "us-east-1"}))
+    begun = time.monotonic()
+    with pytest.raises(ObjectStoreError) as caught:
+        store.put("a", b"x", "text/plain")
+    assert caught.value.retriable
+    assert time.monotonic() - begun < BOUND
+    assert asked == ["PUT /traffic/a"] * 3
 
 
 @pytest.mark.parametrize(
