@@ -2,7 +2,8 @@
 
 One lock for all keys: row locks would do as well, but they write to the log and make each commit wait for the disk; the lock and the
 unlogged ``key_reservation`` do not. That table is a log (a row per slot taken or given back), read from where it was read
-before, so an exchange costs the same however much of a minute is used. All is timed by the database's clock.
+before, so an exchange costs the same however much of a minute is used. A crash of the server empties it, but its ids go
+on: they are logged, each 32nd of them. All is timed by the database's clock.
 """
 
 from __future__ import annotations
