@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.key_pool.core import KeyUsage
-from dangerous_driving.assessment.key_pool.health import Grant, Key, KeyState, Policy, Report, Request, Spent
+from dangerous_driving.assessment.key_pool.health import Grant, Key, Policy, Report, Request, Spent
 from dangerous_driving.assessment.key_pool.leases import Lease
 from dangerous_driving.assessment.key_pool.memory import changes_something
 from dangerous_driving.assessment.key_pool.notices import Notices
@@ -93,6 +93,11 @@ class PostgresStorage:
     def apply(self, keys: Sequence[Key]) -> None:
         """See :class:`Storage`."""
         self._windows.apply(keys)
+        for key_hash in self._lease.keys - {key.key_hash for key in keys}:
+            self._drop(key_hash)
+        self._news.set()  # the next exchange looks at the database before it uses the hand
+        if self._windows.known:
+            self._flush_soon()
 
     def sent(self, grant: Grant, late: float) -> None:
         """See :class:`Storage`."""
@@ -175,10 +180,10 @@ class PostgresStorage:
             self._flushing = loop.create_task(self._flush(), name="key-pool-lease")
 
     async def _flush(self) -> None:
-        while self._told or len(self._lease):
+        while self._told or len(self._lease) or self._windows.unsettled:
             await asyncio.sleep(max(self._policy.lease, self.pause))
             self._give_back(self._lease.give_back(self._windows.now()))
-            if self._told:
+            if self._told or self._windows.unsettled:
                 try:
                     await self._ask((), ())
                 except LedgerError as error:
@@ -215,9 +220,8 @@ class PostgresStorage:
         if found.slots:
             self._flush_soon()
         self._none_before = found.none_before
-        for key_hash, account in self._windows.accounts.items():
-            if account.health.state is not KeyState.AVAILABLE:
-                self._drop(key_hash)
+        for key_hash in self._lease.keys - self._windows.usable:
+            self._drop(key_hash)
         return found.exchange
 
 

@@ -111,6 +111,8 @@ class SharedWindows:
         self._own = {key_hash: Account(account.key) for key_hash, account in self.accounts.items()}
         self._member = secrets.randbits(62)
         self._members = max(policy.members, 1)
+        self._wanted: tuple[Key, ...] | None = None  # keys to have from the next exchange on
+        self._unread: set[str] = set()  # keys that came in, whose windows are not read yet
         self._seen = 0  # id of the newest row of the log that is known
         self._pruned_at = 0.0
         self._registered = False
@@ -121,16 +123,33 @@ class SharedWindows:
         return time.monotonic() + self._ahead
 
     def apply(self, keys: Sequence[Key]) -> None:
-        """Have these keys from now on."""
+        """Have these keys from the next exchange on: one that is under way has read the windows of those it has."""
         with self.guard:
-            apply_keys(self.accounts, keys)
-            apply_keys(self._own, keys)
-            self._registered = False
-            self._seen = 0  # the windows of keys that came in
-            for account in self.accounts.values():
-                account.times.clear()
-                account.paced.clear()
-                account.rushed.clear()
+            self._wanted = tuple(keys)
+
+    @property
+    def usable(self) -> set[str]:
+        """The keys that are in order, as of the last exchange."""
+        with self.guard:
+            accounts = self.accounts.items()
+            return {key_hash for key_hash, account in accounts if account.health.state is KeyState.AVAILABLE}
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are keys to take up."""
+        with self.guard:
+            return self._wanted is not None
+
+    def _take_up(self) -> tuple[list[Key], frozenset[str]]:
+        """The keys that there are, with those that came in, and of which of them the windows must be read."""
+        with self.guard:
+            if self._wanted is not None:
+                self._unread |= {key.key_hash for key in self._wanted} - self.accounts.keys()
+                for accounts in (self.accounts, self._own):
+                    apply_keys(accounts, self._wanted)
+                self._unread &= self.accounts.keys()
+                self._wanted, self._registered = None, False
+            return [account.key for account in self.accounts.values()], frozenset(self._unread)
 
     def usage(self) -> tuple[KeyUsage, ...]:
         """Each key as of the last exchange."""
@@ -255,6 +274,7 @@ class SharedWindows:
         now, policy = self.now(), self._policy
         grants: list[Grant | None] = []
         waits: list[float] = []
+        self._take_up()
         with self.guard:
             for report in reports:
                 if (account := self.accounts.get(report.grant.key_hash)) is not None:
@@ -292,8 +312,7 @@ class SharedWindows:
     def _refresh(self, connection: Connection) -> int:
         """Take the lock and learn what others did; returns the time in µs."""
         connection.execute(LOCK_KEYS, {"timeout": str(LOCK_TIMEOUT_MS), "lock": LOCK})
-        with self.guard:
-            keys = [account.key for account in self.accounts.values()]
+        keys, unread = self._take_up()
         hashes = [key.key_hash for key in keys]
         rows = connection.execute(READ_KEYS, {"keys": hashes}).all()
         if not self._registered or len(rows) < len(hashes):
@@ -305,8 +324,12 @@ class SharedWindows:
         now_us: int = max((row[-1] for row in rows), default=_us(time.time()))
         now = now_us / _MICROSECOND
         since = now_us - _us(self._policy.horizon)
-        news = connection.execute(READ_NEW, {"keys": hashes, "seen": self._seen, "since": since}).all()
+        known = [key_hash for key_hash in hashes if key_hash not in unread]
+        news = list(connection.execute(READ_NEW, {"keys": known, "seen": self._seen, "since": since}))
+        if unread:
+            news += connection.execute(READ_NEW, {"keys": list(unread), "seen": 0, "since": since})
         with self.guard:
+            self._unread -= unread
             for row in rows:
                 if (account := self.accounts.get(row.key_hash)) is not None:
                     account.key = Key(row.key_hash, row.qps_limit, row.rpm_limit, row.label)

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -20,6 +22,7 @@ from dangerous_driving.assessment.key_pool import (
     key_usage,
 )
 from dangerous_driving.assessment.key_pool.health import Grant, Request
+from dangerous_driving.assessment.key_pool.shared import SharedWindows
 from dangerous_driving.errors import (
     BudgetSpentError,
     KeyRejectedError,
@@ -234,3 +237,32 @@ async def test_a_budget_is_shared_by_all_processes(ledger: Engine) -> None:
         await pools[1].reserve("window")
     for pool in pools:
         await pool.close()
+
+
+@pytest.mark.integration
+async def test_keys_that_change_during_an_exchange_make_nobody_forget_what_was_used(
+    ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = replace(POLICY, minute=60.0, lease=0.0)
+    other, own = storage(ledger, 3, policy), storage(ledger, 2, policy)
+    for count in (3, 2):
+        await other.exchange((), [Request("realtime")] * count)
+    reached, go_on = threading.Event(), threading.Event()
+    write = SharedWindows._log
+
+    def slow(windows: SharedWindows, *arguments: Any, **more: Any) -> None:
+        reached.set()
+        assert go_on.wait(20)
+        write(windows, *arguments, **more)
+
+    monkeypatch.setattr(SharedWindows, "_log", slow)
+    running = asyncio.create_task(own.exchange((), [Request("realtime")]))
+    await asyncio.to_thread(reached.wait, 20)
+    own.apply([Key(name, QPS, RPM) for name in names(3)])  # the windows are read, the exchange is not over
+    go_on.set()
+    await running
+    await own.exchange((), [Request("realtime")])
+    assert [item.key_hash for item in own.snapshot()] == names(3)
+    assert sum(item.used_minute for item in own.snapshot()) == 3 + 2 + 1 + 1
+    for item in (other, own):
+        await item.close()
