@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from dangerous_driving.assessment.key_pool.core import KeyUsage
 from dangerous_driving.assessment.key_pool.health import Grant, Key, Policy, Report, Request, Spent
 from dangerous_driving.assessment.key_pool.leases import Lease
-from dangerous_driving.assessment.key_pool.memory import changes_something
+from dangerous_driving.assessment.key_pool.memory import Ledger, changes_something
 from dangerous_driving.assessment.key_pool.notices import Notices
 from dangerous_driving.assessment.key_pool.shared import SharedWindows, Told
 from dangerous_driving.assessment.key_pool.storage import Exchange
@@ -52,6 +52,8 @@ class PostgresStorage:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="key-pool")
         self._lease = Lease(policy)
         self._told = Told()
+        self._telling: list[Told] = []  # on the way to the database
+        self._spending = Ledger()  # of all processes, as of the last exchange
         self._none_before = {True: 0.0, False: 0.0}  # until then the database has no more slots, by urgency
         self._news = threading.Event()
         self._notices = Notices(engine, self._on_notice)
@@ -112,13 +114,13 @@ class PostgresStorage:
     def spend(self, lane: str, *, calls: int = 0, cost: float = 0.0) -> None:
         """See :class:`Storage`."""
         if lane in self._policy.budgets:
-            self._windows.spending.spend(lane, calls, cost)
             self._told.spend(lane, calls, cost)
             self._flush_soon()
 
     def spent(self, lane: str) -> Spent:
         """See :class:`Storage`."""
-        return self._windows.spending.spent(lane)
+        untold = (told.spent.get(lane, Spent()) for told in (*self._telling, self._told))
+        return sum(untold, start=self._spending.spent(lane))
 
     def worth_noting(self, report: Report) -> bool:
         """See :class:`Storage`."""
@@ -205,9 +207,13 @@ class PostgresStorage:
         if requests:
             lease = {urgent: self._lease.expected(urgent=urgent, now=self._windows.now()) for urgent in lease}
         loop = asyncio.get_running_loop()
+        self._telling.append(told)
         work = loop.run_in_executor(self._thread, self._windows.exchange, reports, requests, told, lease)
         try:
-            found = await asyncio.shield(work)
+            try:
+                found = await asyncio.shield(work)
+            finally:
+                self._telling.remove(told)
         except LedgerError:
             self._told.put_back(told)
             if not self._windows.known:
@@ -216,6 +222,8 @@ class PostgresStorage:
                 self._flush_soon()
             return self._windows.alone(reports, requests, self._told)
         self._notices.start()
+        for lane, spent in found.spent.items():
+            self._spending.put(lane, spent)
         self._lease.put(found.slots)
         if found.slots:
             self._flush_soon()

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 
 from dangerous_driving.assessment.key_pool.core import Account, KeyUsage, ahead, decide, settle, usage
 from dangerous_driving.assessment.key_pool.health import Grant, Health, Key, KeyState, Policy, Report, Request, Spent
-from dangerous_driving.assessment.key_pool.memory import Ledger, apply_keys, set_by_person, today
+from dangerous_driving.assessment.key_pool.memory import apply_keys, set_by_person, today
 from dangerous_driving.assessment.key_pool.statements import (
     COUNT_MEMBERS,
     LOCK_KEYS,
@@ -77,17 +77,20 @@ class Told:
 
     def spend(self, lane: str, calls: int, cost: float) -> None:
         """Add to what a lane has spent."""
-        before = self.spent.get(lane, Spent())
-        self.spent[lane] = Spent(before.calls + calls, before.cost + cost)
+        self.spent[lane] = self.spent.get(lane, Spent()) + Spent(calls, cost)
 
 
 @dataclass(frozen=True)
 class Found:
-    """An exchange's answer, the slots taken ahead, and until when there are none beyond them, by urgency."""
+    """An exchange's answer, the slots taken ahead, and until when there are none beyond them, by urgency.
+
+    ``spent``: today, by lane, with what this exchange told.
+    """
 
     exchange: Exchange
     slots: list[Grant]
     none_before: dict[bool, float]
+    spent: dict[str, Spent]
 
 
 class SharedWindows:
@@ -104,7 +107,6 @@ class SharedWindows:
         self.known = False  # whether the database was ever reached
         self.guard = threading.RLock()  # the accounts change in the exchange's thread and are shown in the loop's
         self.accounts = {key.key_hash: Account(key) for key in keys}
-        self.spending = Ledger()
         self.away_until = 0.0
         self._engine = engine
         self._policy = policy
@@ -200,6 +202,7 @@ class SharedWindows:
         with _transaction(self._engine) as connection:
             now_us = self._refresh(connection)
             now = now_us / _MICROSECOND
+            spent = self._spend(connection, told.spent)
             with self.guard:
                 self._ahead = now - time.monotonic()
                 before = {key_hash: account.health for key_hash, account in self.accounts.items()}
@@ -218,7 +221,6 @@ class SharedWindows:
             granted = [grant for grant in decision.grants if grant is not None]
             self._write(connection, changed)
             self._log(connection, taken=told.taken + granted + slots, given_back=told.given_back + unsent)
-            self._spend(connection, told.spent)
             self._keep_house(connection, now_us)
         self.known = True
         self.exchanges += 1
@@ -228,7 +230,7 @@ class SharedWindows:
                     own.prune(now, policy)
                     own.add(grant.lane, grant.reserved_at)
         found = Exchange(decision.grants, tuple(max(at - now, 0.0) for at in decision.free_at))
-        return Found(found, slots, none_before)
+        return Found(found, slots, none_before, spent)
 
     def _slots(
         self, requests: Sequence[Request], grants: Sequence[Grant | None], lease: dict[bool, int], now: float
@@ -389,13 +391,13 @@ class SharedWindows:
             # its own rows are known: under the lock nobody else wrote between
             self._seen = max(self._seen, *connection.scalars(RESERVE, values))
 
-    def _spend(self, connection: Connection, spent: dict[str, Spent]) -> None:
-        for lane, more in spent.items():
+    def _spend(self, connection: Connection, told: dict[str, Spent]) -> dict[str, Spent]:
+        for lane, more in told.items():
             connection.execute(SPEND, {"lane": lane, "calls": more.calls, "cost": more.cost})
-        if self._policy.budgets:
-            for lane, calls, cost in connection.execute(READ_SPENT, {"day": today()}):
-                known = self.spending.spent(lane)
-                self.spending.spend(lane, calls - known.calls, cost - known.cost)
+        if not self._policy.budgets:
+            return {}
+        rows = connection.execute(READ_SPENT, {"day": today()})
+        return {lane: Spent(calls, cost) for lane, calls, cost in rows}
 
     def _keep_house(self, connection: Connection, now_us: int) -> None:
         now = now_us / _MICROSECOND

@@ -240,6 +240,27 @@ async def test_a_budget_is_shared_by_all_processes(ledger: Engine) -> None:
 
 
 @pytest.mark.integration
+async def test_a_new_process_does_not_exceed_a_budget_that_others_have_spent(ledger: Engine) -> None:
+    policy = replace(POLICY, budgets={"realtime": Budget(calls=3)})
+
+    def opened() -> KeyPool:
+        shared = PostgresStorage(ledger, [Key(names(1)[0], 100, 6000)], policy)
+        return KeyPool({names(1)[0]: SecretStr("sk-0")}, shared, policy=policy)
+
+    before = opened()
+    await before.reserve("realtime")
+    await before.reserve("realtime")
+    await before.close()
+    after = opened()
+    asked = await asyncio.gather(*(after.reserve("realtime", timeout=20) for _ in range(6)), return_exceptions=True)
+    assert [type(item) for item in asked[1:]] == [BudgetSpentError] * 5
+    assert after.spent("realtime").calls == 3
+    await after.close()
+    with ledger.connect() as connection:
+        assert connection.scalar(text("SELECT calls FROM lane_spending WHERE lane = 'realtime'")) == 3
+
+
+@pytest.mark.integration
 async def test_keys_that_change_during_an_exchange_make_nobody_forget_what_was_used(
     ledger: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
