@@ -36,18 +36,21 @@ from dangerous_driving.errors import (
     LlmError,
     LlmRequestError,
     ObjectNotFoundError,
+    ObjectStoreError,
     StaleClaimError,
 )
 from dangerous_driving.ledger import assessments
 from dangerous_driving.ledger.assessments import AssessmentRecord
 from dangerous_driving.ledger.claims import Claim, release
 from dangerous_driving.objects import ObjectStore
-from dangerous_driving.observability.metrics import ANSWERS_REUSED, TASKS_ASSESSED, TASKS_FAILED
+from dangerous_driving.observability.metrics import ANSWERS_REUSED, TASKS_ASSESSED, TASKS_DEFERRED, TASKS_FAILED
 from dangerous_driving.observability.stages import Stage, task_reached
 from dangerous_driving.settings import AssessmentSettings, CameraContext, LlmSettings
 
 log = structlog.get_logger(__name__)
 
+#: What keeps a picture away: for good, or for as long as the store is away.
+NO_PICTURE: tuple[type[DangerousDrivingError], ...] = (*PICTURE_FAILURES, ObjectStoreError)
 #: Shared calls in a row that an endpoint may refuse as such (not all take several pictures) until no more are made.
 REFUSALS = 3
 #: Characters of an answer from which on it is read in a thread: reading takes some 20 ms for the longest that is kept.
@@ -165,7 +168,7 @@ class Assessor:
         return by_frame(claims, self.groups_per_call)
 
     async def assess(self, claim: Claim, lane: Lane, *, held: Held | None = None) -> Outcome:
-        """Bring one task to its end: assessed, failed with a cause, or pending again when there is no key.
+        """Bring one task to its end: assessed, failed with a cause, or pending again when there is no key or no store.
 
         Args:
             claim: held by this worker.
@@ -215,8 +218,7 @@ class Assessor:
                     groups.append(group)
                 else:
                     claim, error = group
-                    code = next(code for kind, code in PICTURE_FAILURES.items() if isinstance(error, kind))
-                    done[claim.task.task_id] = await self._fail(claim, lane, code, str(error))
+                    done[claim.task.task_id] = await self._without_picture(claim, lane, error)
             groups = [group for group in groups if not await self._reused(group, lane, done)]
         except BaseException:
             await self.give_back(held)
@@ -248,8 +250,18 @@ class Assessor:
                 return _Group(claim, task.group_image_url, None)
             reuses = self._reuses if context.reuse_duplicates is None else context.reuse_duplicates
             return await asyncio.to_thread(self._looked_at, claim, self._store.key(task.group_image_url), reuses)
-        except tuple(PICTURE_FAILURES) as error:
+        except NO_PICTURE as error:
             return claim, error
+
+    async def _without_picture(self, claim: Claim, lane: Lane, error: DangerousDrivingError) -> Outcome:
+        code = next((code for kind, code in PICTURE_FAILURES.items() if isinstance(error, kind)), None)
+        if code is not None:
+            return await self._fail(claim, lane, code, str(error))
+        # the store is away, which says nothing of the task: it keeps its attempts for when the store is back
+        log.warning("task_waits_for_its_picture", reason=str(error), lane=lane.value)
+        if lane is Lane.REALTIME:
+            TASKS_DEFERRED.labels("no_store").inc()
+        return await self._hand_back(claim, f"no picture: {error}")
 
     def _looked_at(self, claim: Claim, key: str, reuses: bool) -> _Group:
         picture = self._store.get(key)
@@ -282,8 +294,7 @@ class Assessor:
             if isinstance(error, LlmError):
                 outcome = await self._fail(claim, lane, error.code, str(error), retries=unanswered.retries)
             else:
-                await self._ledger.do(release, [claim], lane=Lane.WINDOW, reason=f"no key: {error}")
-                outcome = Outcome.HANDED_BACK
+                outcome = await self._hand_back(claim, f"no key: {error}")
             done[claim.task.task_id] = outcome
 
     async def _conclude(self, answered: Answered, scenes: dict[str, Scene | None], done: dict[str, Outcome]) -> None:
@@ -358,6 +369,11 @@ class Assessor:
     def _publish(self, record: AssessmentRecord) -> None:
         self.publisher.final(record)
         TASKS_ASSESSED.labels(record.lane, record.risk_level).inc()
+
+    async def _hand_back(self, claim: Claim, reason: str) -> Outcome:
+        """To the window lane, whose runs come again until the window is complete."""
+        await self._ledger.do(release, [claim], lane=Lane.WINDOW, reason=reason)
+        return Outcome.HANDED_BACK
 
     async def _fail(
         self, claim: Claim, lane: Lane, code: str, message: str, *, raw: str | None = None, retries: int = 0

@@ -182,7 +182,10 @@ async def _backfill_window(
         assessor, Lane.EVALUATION, slots, claim=claim, covered=covered, hindrance=hindrance
     )
     if outcomes[Outcome.HANDED_BACK]:
-        error = "no key may be used for it now, or the budget of the lane evaluation is spent; run it again later"
+        error = (
+            "groups were handed back: no key may be used for it now, the budget of the lane evaluation is spent, "
+            "or the object store is away; run it again later"
+        )
     after = await coverage()
     if after.complete and error is None and plan.make_current:
         await patiently(backfills.make_current, engine, plan.run, window)

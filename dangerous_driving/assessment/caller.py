@@ -31,8 +31,8 @@ from dangerous_driving.settings import LlmSettings
 
 log = structlog.get_logger(__name__)
 
-#: What a call is told that another one for the same question has overtaken.
-LOSER = "a hedged call was faster"
+#: Why a call was cut off: another one for the same question has overtaken it, or nobody waits for either any more.
+LOSER, STOPPED = "a hedged call was faster", "the worker stopped"
 #: s that a hedged call may wait for a key; longer means that quota is not spare.
 HEDGE_WAIT_SECONDS = 0.05
 #: Where a value of an answer may end: only then a look at what has streamed can find another group's level.
@@ -221,6 +221,7 @@ class Caller:
         announced = _Announced()
         running = {asyncio.create_task(self._send(attempt, announced)): attempt}
         failure: LlmError | None = None
+        cut_off = STOPPED
         patience = self._latencies(attempt).p95 if self._may_hedge(attempt) else None
         try:
             while running:
@@ -233,25 +234,28 @@ class Caller:
                 for task in done:
                     ended = running.pop(task)
                     try:
-                        return Answered(ended, *task.result())
+                        reply, started = task.result()
                     except LlmError as error:
                         tried.add(ended.held.reservation.key_hash)
                         failure = failure or error
                         patience = None
+                    else:
+                        cut_off = LOSER
+                        return Answered(ended, reply, started)
         finally:
-            for task in running:
-                task.cancel(LOSER if any(not item.done() for item in running) else None)
-            if running:
-                await asyncio.wait(running)
-                await self._close_overtaken(running)
+            await self._cut_off(running, cut_off)
         raise failure or AssertionError("there was an attempt")
 
-    async def _close_overtaken(self, ended: Mapping[asyncio.Task[tuple[Reply, datetime]], Attempt]) -> None:
-        """Calls that came to a whole answer in the same moment as the first: paid for, and not used."""
-        for task, attempt in ended.items():
+    async def _cut_off(self, running: Mapping[asyncio.Task[tuple[Reply, datetime]], Attempt], why: str) -> None:
+        for task in running:
+            task.cancel(why)
+        if running:
+            await asyncio.wait(running)
+        for task, attempt in running.items():
+            # one that came to a whole answer in the same moment is paid for, and not used
             if not task.cancelled() and task.exception() is None:
                 reply, started = task.result()
-                outcome = call_outcome(attempt.held.endpoint.llm, "cancelled", reply, started, error=LOSER)
+                outcome = call_outcome(attempt.held.endpoint.llm, "cancelled", reply, started, error=why)
                 await self._close_call(_lead(attempt), attempt.call_id, outcome)
 
     def _may_hedge(self, attempt: Attempt) -> bool:
@@ -309,7 +313,7 @@ class Caller:
             raise
         except asyncio.CancelledError as error:
             await endpoint.pool.report(reservation, "cancelled")
-            why = "a hedged call was faster" if LOSER in error.args else "the worker stopped"
+            why = LOSER if LOSER in error.args else STOPPED
             await self._close_call(_lead(attempt), attempt.call_id, CallOutcome("cancelled", error=why))
             raise
         except Exception as error:

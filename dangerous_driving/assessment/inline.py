@@ -11,6 +11,7 @@ import asyncio
 import base64
 import threading
 import time
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -22,12 +23,12 @@ from dangerous_driving.assessment.answer import level_in_stream, parse_answer
 from dangerous_driving.assessment.context import CameraContexts
 from dangerous_driving.assessment.endpoints import Endpoint, usable
 from dangerous_driving.assessment.inline_folder import InlineCall, InlineFolder
-from dangerous_driving.assessment.key_pool import KeyPool, Reservation
+from dangerous_driving.assessment.key_pool import Reservation
 from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.llm import Reply
 from dangerous_driving.assessment.opening import close_endpoints, open_endpoints
 from dangerous_driving.assessment.prompt import Prompt, load_prompt
-from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome
+from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, cost_of
 from dangerous_driving.assessment.results import DANGEROUS, final_result, provisional_result
 from dangerous_driving.assessment.switch import LaneSwitch
 from dangerous_driving.contracts import (
@@ -96,6 +97,9 @@ class InlineLane:
         self._said_ended = False
         self._started = threading.Event()
         self._running: set[asyncio.Task[None]] = set()
+        self._alone = False  # whether the keys are used without the others, since the ledger was away
+        self._handed_in = threading.Event()  # the ledger has answered since
+        self._closing: set[asyncio.Task[None]] = set()
         self._partitions = Partitions()
         self._worker: int | None = None
         self._threads = [
@@ -145,24 +149,22 @@ class InlineLane:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._started.set()
-        pool: KeyPool | None = None
-        endpoints: list[Endpoint] = []
         self._contexts = CameraContexts(self._settings.camera, None)
-        self._endpoints = endpoints
+        self._endpoints: list[Endpoint] = []
         self._opening = asyncio.Lock()
         try:
-            while not self._stop.is_set():  # noqa: ASYNC110  # a thread sets it
+            while not self._stop.is_set():  # a thread sets it
                 await asyncio.sleep(0.1)
+                if self._alone and self._handed_in.is_set():
+                    await self._join_the_others()
         finally:
             if self._running:
                 _, late = await asyncio.wait(self._running, timeout=STOP_SECONDS)
                 for task in late:
                     task.cancel()
                 await asyncio.gather(*late, return_exceptions=True)
-            if self._endpoints:
-                pool = self._endpoints[0].pool
-                await close_endpoints(self._endpoints, pool)
-                await pool.close()
+            await asyncio.gather(*self._closing)
+            await _close(self._endpoints)
 
     def _take(self, task: AssessmentTask) -> None:
         if len(self._running) >= self._settings.assessment.max_in_flight:
@@ -185,9 +187,25 @@ class InlineLane:
                              "rpm_limit": max(keys.rpm_limit // keys.processes, 1)}  # fmt: skip
                     keys = keys.model_copy(update=share)
                     log.warning("inline_without_ledger", reason=str(error), **share)
-                pool = open_pool(keys, engine)
-                self._endpoints += open_endpoints(self._settings, pool, engine)
+                self._endpoints = open_endpoints(self._settings, open_pool(keys, engine), engine)
+                self._alone = engine is None
         return self._endpoints
+
+    async def _join_the_others(self) -> None:
+        """The ledger is back: from now on the quota is shared through it. Calls under way end on the keys they have."""
+        self._handed_in.clear()  # where it is away again, the next answer that is handed in brings another attempt
+        try:
+            await asyncio.to_thread(require_current, self._engine)
+            pool = open_pool(self._settings.keys, self._engine)
+        except DangerousDrivingError as error:
+            log.warning("inline_without_ledger", reason=str(error))
+            return
+        before, under_way = self._endpoints, set(self._running)
+        self._endpoints, self._alone = open_endpoints(self._settings, pool, self._engine), False
+        log.info("inline_with_ledger", calls_under_way=len(under_way))
+        closing = asyncio.create_task(_close(before, after=under_way))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _assess(self, task: AssessmentTask) -> None:
         with structlog.contextvars.bound_contextvars(task_id=task.task_id, camera_id=task.camera_id, lane="inline"):
@@ -233,7 +251,7 @@ class InlineLane:
                 raise
             else:
                 endpoint.breaker.ended(None, time.monotonic())
-                await endpoint.pool.report(reservation)
+                await endpoint.pool.report(reservation, cost=cost_of(endpoint.llm, reply), limits=reply.limits)
                 self._conclude(call, endpoint, reply, number)
                 return
 
@@ -303,8 +321,19 @@ class InlineLane:
             if handed:
                 log.info("inline_answer_handed_in", task_id=call.task.task_id)
             self._folder.remove(call)
+            self._handed_in.set()
 
     def _living_worker(self) -> int:
         if self._worker is None or not heartbeat(self._engine, self._worker):
             self._worker = start_worker(self._engine, service="inline", node=self._settings.node, pid=0)
         return self._worker
+
+
+async def _close(endpoints: Sequence[Endpoint], after: Collection[asyncio.Task[None]] = ()) -> None:
+    """Close endpoints with their pools, once these tasks have ended."""
+    if after:
+        await asyncio.wait(after)
+    if endpoints:
+        pool = endpoints[0].pool
+        await close_endpoints(endpoints, pool)
+        await pool.close()

@@ -262,7 +262,7 @@ def _part(chunk: Any) -> _Part:
     return _Part(
         text=_storable((choice.get("delta") or {}).get("content") or ""),
         last=choice.get("finish_reason") is not None,
-        model=str(model) if model else None,
+        model=_storable(str(model)) if model else None,
         tokens=(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)) if usage else None,
     )
 
@@ -340,8 +340,8 @@ def _stated_limits(headers: Mapping[str, str]) -> StatedLimits | None:
 
 
 def _quote(text: str, secret: SecretStr) -> str:
-    """The endpoint's words: short, on one line, and without the key, which some endpoints repeat."""
-    return " ".join(text.replace(secret.get_secret_value(), "***").split())[:MAX_QUOTE]
+    """The endpoint's words: short, on one line, storable, and without the key, which some endpoints repeat."""
+    return _storable(" ".join(text.replace(secret.get_secret_value(), "***").split())[:MAX_QUOTE])
 
 
 def _storable(text: str) -> str:

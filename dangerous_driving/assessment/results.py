@@ -19,15 +19,13 @@ from dangerous_driving.errors import (
     ContractError,
     DangerousDrivingError,
     ObjectNotFoundError,
-    ObjectStoreError,
     PictureError,
 )
 from dangerous_driving.ledger.assessments import AssessmentRecord
 
-#: Why a task's picture cannot be had, most special first, and the cause that its failure gets.
+#: Why a task's picture cannot be had, and the cause that its failure gets. A store that is away is none: the task waits.
 PICTURE_FAILURES: dict[type[DangerousDrivingError], str] = {
     ObjectNotFoundError: "image_missing",
-    ObjectStoreError: "object_store",
     ContractError: "image_address",  # not one of this store
     PictureError: "image_unreadable",
 }

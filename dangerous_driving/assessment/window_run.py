@@ -252,7 +252,8 @@ async def until_covered(
         hindrance: asked before each batch, with the outcomes so far: why not to go on.
 
     Returns:
-        What became of the groups, and the hindrance. Without a usable key it ends early; the groups wait for the next run.
+        What became of the groups, and the hindrance. Without a usable key or the object store it ends early; the groups
+        wait for the next run.
 
     Raises:
         LedgerError: the database stayed away, or the worker was given up.

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor, Outcome
 from dangerous_driving.contracts import Lane, RiskLevel, Stage
+from dangerous_driving.errors import ObjectStoreError
 from dangerous_driving.ledger import assessments, claims
 from dangerous_driving.ledger.claims import Claim
 
@@ -24,6 +25,10 @@ pytestmark = pytest.mark.integration
 def claim(bench: Bench, assessor: Assessor, limit: int = 100) -> list[Claim]:
     long_ago = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
     return claims.claim_pending_realtime(bench.engine, assessor.worker, captured_after=long_ago, limit=limit)
+
+
+def store_away(key: str) -> bytes:
+    raise ObjectStoreError("the store does not answer")
 
 
 async def assess_all(bench: Bench) -> list[Outcome]:
@@ -138,6 +143,18 @@ async def test_a_picture_that_is_none_is_the_cause_of_the_failure(
     bench.rows(f"UPDATE assessment_task SET group_image_url = '{url}' RETURNING 1")
     assert await assess_all(bench) == [Outcome.FAILED]
     assert bench.rows("SELECT failure_code, calls FROM assessment_task") == [(code, 0)]
+
+
+async def test_while_the_store_is_away_tasks_wait_for_the_window_lane_with_all_their_attempts(
+    bench: Bench, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.record(now, groups=2)
+    monkeypatch.setattr(bench.store, "get", store_away)
+    assert await assess_all(bench) == [Outcome.HANDED_BACK] * 2
+    left = bench.rows("SELECT state, lane, attempts, failure_code, reason FROM assessment_task")
+    assert left == [("pending", "window", 0, None, "no picture: the store does not answer")] * 2
+    assert bench.rows("SELECT count(*) FROM llm_call") == [(0,)]
+    assert bench.sent.results == []
 
 
 async def test_without_a_usable_key_tasks_wait_for_the_window_lane(bench: Bench, now: datetime) -> None:

@@ -29,6 +29,11 @@ def answer(**fields: object) -> str:
 FAILED = {
     "an endless hang after the headers": (b"", 100, "unavailable"),
     "a stream of garbage": (b"data: {not json\n\n", None, "unavailable"),
+    "an error that cannot be stored": (
+        b'data: {"error": {"message": "no \\u0000 \\ud83d", "type": "server_error"}}\n\n',
+        None,
+        "unavailable",
+    ),
     "the end in mid-stream": (chunk('{"riskLevel": "lo'), 10_000, "unavailable"),
     "HTML instead of a stream": (b"<html>wrong address</html>", None, "unavailable"),
     "HTML written by the model": (said("<html>busy</html>"), None, "unparsable"),

@@ -13,6 +13,7 @@ from dangerous_driving.assessment.assessor import Assessor, Outcome
 from dangerous_driving.assessment.endpoints import FEWEST_LATENCIES, Breaker, Endpoint, Latencies, usable
 from dangerous_driving.assessment.key_pool import key_hash
 from dangerous_driving.assessment.keys import Key
+from dangerous_driving.assessment.llm import LlmClient
 from dangerous_driving.contracts import Lane
 from dangerous_driving.errors import (
     KeyRejectedError,
@@ -99,6 +100,33 @@ async def test_a_slow_call_is_hedged_on_another_key_and_the_loser_is_cancelled(b
     assert calls[1][1] == "ok"
     assert bench.rows("SELECT key_hash FROM risk_assessment") == [(calls[1][0],)]
     assert [result.stage.value for result in bench.sent.results] == ["provisional", "final"]
+
+
+@pytest.mark.integration
+async def test_calls_that_a_stopping_worker_cuts_off_say_so(
+    bench: Bench, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = 0
+
+    async def hang(*_: object, **__: object) -> None:
+        nonlocal under_way
+        under_way += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(LlmClient, "complete", hang)
+    bench.record(now, groups=1)
+    async with bench.assessor() as assessor:
+        for _ in range(FEWEST_LATENCIES):
+            assessor._caller.endpoints[0].latencies.add(0.01)
+        [held] = claim(bench, assessor)
+        running = asyncio.create_task(assessor.assess(held, Lane.REALTIME))
+        async with asyncio.timeout(20):
+            while under_way < 2:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert bench.rows("SELECT status, error FROM llm_call") == [("cancelled", "the worker stopped")] * 2
 
 
 @pytest.mark.integration

@@ -19,6 +19,7 @@ from dangerous_driving.messaging import Topic
 from dangerous_driving.messaging.consumer import Received
 from dangerous_driving.settings import AssessmentSettings
 from dangerous_driving.tasks.derivation import tasks_from_detection
+from tests.assessment.test_assessor import store_away
 
 if TYPE_CHECKING:
     from tests.assessment.conftest import Batches, Bench
@@ -149,6 +150,23 @@ async def test_a_window_run_makes_tasks_that_are_missing_and_tries_failed_ones_a
         await asyncio.sleep(0)
         mended = await assess_window(assessor, window, run_id="2", settings=bench.settings.assessment)
     assert (mended.failed, mended.assessed) == ({}, 3)
+
+
+async def test_a_window_run_without_the_store_ends_incomplete_and_the_next_one_answers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = window_of("sim-1", datetime.now(UTC) - timedelta(hours=1), LENGTH)
+    bench.record(window.start, groups=3)
+    async with bench.assessor() as assessor:
+        with monkeypatch.context() as away:
+            away.setattr(bench.store, "get", store_away)
+            report = await assess_window(assessor, window, run_id="1", settings=bench.settings.assessment)
+        assert (report.assessed, report.pending, report.failed, report.complete) == (0, 3, {}, False)
+        assert "3 of 3 groups have no answer yet" in str(report.problem)
+        due = windows.due_windows(bench.engine, now=datetime.now(UTC), lateness=0, length=LENGTH, limit=9)
+        assert [item.window for item in due] == [window]
+        report = await assess_window(assessor, window, run_id="2", settings=bench.settings.assessment)
+    assert (report.assessed, report.pending, report.failed, report.complete) == (3, 0, {}, True)
 
 
 async def test_a_window_run_takes_over_what_a_dead_worker_held(bench: Bench) -> None:

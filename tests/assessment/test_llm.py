@@ -303,6 +303,15 @@ async def test_text_that_cannot_be_stored_is_replaced_and_missing_counts_are_zer
     assert (reply.input_tokens, reply.output_tokens) == (0, 0)
 
 
+async def test_an_error_within_a_stream_that_cannot_be_stored_is_replaced() -> None:
+    body = b'data: {"error": {"message": "no \\u0000 and \\ud83d", "type": "server_error"}}\n\n'
+    async with endpoint(body) as base_url:
+        with pytest.raises(LlmUnavailableError, match="in mid-answer") as caught:
+            await complete(base_url)
+    str(caught.value).encode()
+    assert "no \ufffd and" in str(caught.value)
+
+
 async def test_throttling_told_within_a_stream_is_a_rate_limit() -> None:
     body = b'data: {"error": {"message": "slow down", "code": "Throttling.RateQuota"}}\n\n'
     async with endpoint(body) as base_url:

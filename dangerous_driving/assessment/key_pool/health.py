@@ -60,6 +60,9 @@ class Spent:
     calls: int = 0
     cost: float = 0.0
 
+    def __add__(self, more: Spent) -> Spent:
+        return Spent(self.calls + more.calls, self.cost + more.cost)
+
     def share(self, budget: Budget) -> float:
         """Of the budget; 1 and more: it is used up."""
         shares = [

@@ -33,6 +33,11 @@ class Lease:
     def __len__(self) -> int:
         return len(self._slots)
 
+    @property
+    def keys(self) -> set[str]:
+        """Those that there are slots on."""
+        return {slot.key_hash for _, _, slot in self._slots}
+
     def put(self, slots: Iterable[Grant]) -> None:
         """Take slots in hand."""
         for slot in slots:

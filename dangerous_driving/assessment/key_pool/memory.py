@@ -36,11 +36,14 @@ class Ledger:
 
     def spend(self, lane: str, calls: int, cost: float) -> None:
         """Add to what the lane has spent."""
-        now = self.spent(lane)
+        self.put(lane, self.spent(lane) + Spent(calls, cost))
+
+    def put(self, lane: str, spent: Spent) -> None:
+        """This is what the lane has spent today."""
         day = self._day()
         if any(before != day for before, _ in self._spent):
-            self._spent = {key: spent for key, spent in self._spent.items() if key[0] == day}
-        self._spent[day, lane] = Spent(now.calls + calls, now.cost + cost)
+            self._spent = {key: kept for key, kept in self._spent.items() if key[0] == day}
+        self._spent[day, lane] = spent
 
     def spent(self, lane: str) -> Spent:
         """What the lane has spent today."""

@@ -137,7 +137,8 @@ class KeyPool:
             self._dispatcher = loop.create_task(self._dispatch(), name="key-pool")
             self._dispatcher.add_done_callback(self._ended)
         request = Request(str(lane), frozenset(exclude))
-        self._require_budget(request.lane)
+        if (over := self._over_budget(request.lane)) is not None:
+            raise over
         waiter = _Waiter(request, loop.create_future(), self._clock())
         queue = self._urgent if request.urgent else self._paced.setdefault(request.lane, deque())
         queue.append(waiter)
@@ -289,7 +290,10 @@ class KeyPool:
         while self._under_way and (oldest := next(iter(self._under_way.items())))[1] < now - FORGET_SECONDS:
             del self._under_way[oldest[0]]
         for waiter, grant, wait in zip(waiters, exchange.grants, exchange.waits, strict=True):
-            if waiter.future.done():  # it gave up meanwhile
+            # those before it in this exchange have spent, and the storage has learnt what other processes did
+            if not waiter.future.done() and (over := self._over_budget(waiter.request.lane)) is not None:
+                waiter.future.set_exception(over)
+            if waiter.future.done():  # it gave up meanwhile, or its lane may spend no more
                 if grant is not None:
                     self._note(Report(grant, "unsent"))
             elif grant is not None:
@@ -348,19 +352,20 @@ class KeyPool:
         ]
         return [waiter for *_, waiter in sorted(turns, key=lambda turn: turn[:3])]
 
-    def _require_budget(self, lane: str) -> None:
+    def _over_budget(self, lane: str) -> BudgetSpentError | None:
         budget = self._budgets.get(lane)
         if budget is None:
-            return
+            return None
         spent = self._storage.spent(lane)
         share = spent.share(budget)
         if self._observer is not None:
             self._observer.spent(lane, share)
-        if share >= 1:
-            raise BudgetSpentError(
-                f"the lane {lane} has spent its budget of the day ({spent.calls} calls, {spent.cost:.4g} of money); "
-                f"raise keys.budgets.{lane}, or wait for midnight UTC"
-            )
+        if share < 1:
+            return None
+        return BudgetSpentError(
+            f"the lane {lane} has spent its budget of the day ({spent.calls} calls, {spent.cost:.4g} of money); "
+            f"raise keys.budgets.{lane}, or wait for midnight UTC"
+        )
 
     def _spend(self, lane: str, *, calls: int = 0, cost: float = 0.0) -> None:
         if lane in self._budgets:

@@ -18,9 +18,9 @@ import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.key_pool.core import KeyUsage
-from dangerous_driving.assessment.key_pool.health import Grant, Key, KeyState, Policy, Report, Request, Spent
+from dangerous_driving.assessment.key_pool.health import Grant, Key, Policy, Report, Request, Spent
 from dangerous_driving.assessment.key_pool.leases import Lease
-from dangerous_driving.assessment.key_pool.memory import changes_something
+from dangerous_driving.assessment.key_pool.memory import Ledger, changes_something
 from dangerous_driving.assessment.key_pool.notices import Notices
 from dangerous_driving.assessment.key_pool.shared import SharedWindows, Told
 from dangerous_driving.assessment.key_pool.storage import Exchange
@@ -52,6 +52,8 @@ class PostgresStorage:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="key-pool")
         self._lease = Lease(policy)
         self._told = Told()
+        self._telling: list[Told] = []  # on the way to the database
+        self._spending = Ledger()  # of all processes, as of the last exchange
         self._none_before = {True: 0.0, False: 0.0}  # until then the database has no more slots, by urgency
         self._news = threading.Event()
         self._notices = Notices(engine, self._on_notice)
@@ -93,6 +95,11 @@ class PostgresStorage:
     def apply(self, keys: Sequence[Key]) -> None:
         """See :class:`Storage`."""
         self._windows.apply(keys)
+        for key_hash in self._lease.keys - {key.key_hash for key in keys}:
+            self._drop(key_hash)
+        self._news.set()  # the next exchange looks at the database before it uses the hand
+        if self._windows.known:
+            self._flush_soon()
 
     def sent(self, grant: Grant, late: float) -> None:
         """See :class:`Storage`."""
@@ -107,13 +114,13 @@ class PostgresStorage:
     def spend(self, lane: str, *, calls: int = 0, cost: float = 0.0) -> None:
         """See :class:`Storage`."""
         if lane in self._policy.budgets:
-            self._windows.spending.spend(lane, calls, cost)
             self._told.spend(lane, calls, cost)
             self._flush_soon()
 
     def spent(self, lane: str) -> Spent:
         """See :class:`Storage`."""
-        return self._windows.spending.spent(lane)
+        untold = (told.spent.get(lane, Spent()) for told in (*self._telling, self._told))
+        return sum(untold, start=self._spending.spent(lane))
 
     def worth_noting(self, report: Report) -> bool:
         """See :class:`Storage`."""
@@ -175,10 +182,10 @@ class PostgresStorage:
             self._flushing = loop.create_task(self._flush(), name="key-pool-lease")
 
     async def _flush(self) -> None:
-        while self._told or len(self._lease):
+        while self._told or len(self._lease) or self._windows.unsettled:
             await asyncio.sleep(max(self._policy.lease, self.pause))
             self._give_back(self._lease.give_back(self._windows.now()))
-            if self._told:
+            if self._told or self._windows.unsettled:
                 try:
                     await self._ask((), ())
                 except LedgerError as error:
@@ -200,9 +207,13 @@ class PostgresStorage:
         if requests:
             lease = {urgent: self._lease.expected(urgent=urgent, now=self._windows.now()) for urgent in lease}
         loop = asyncio.get_running_loop()
+        self._telling.append(told)
         work = loop.run_in_executor(self._thread, self._windows.exchange, reports, requests, told, lease)
         try:
-            found = await asyncio.shield(work)
+            try:
+                found = await asyncio.shield(work)
+            finally:
+                self._telling.remove(told)
         except LedgerError:
             self._told.put_back(told)
             if not self._windows.known:
@@ -211,13 +222,14 @@ class PostgresStorage:
                 self._flush_soon()
             return self._windows.alone(reports, requests, self._told)
         self._notices.start()
+        for lane, spent in found.spent.items():
+            self._spending.put(lane, spent)
         self._lease.put(found.slots)
         if found.slots:
             self._flush_soon()
         self._none_before = found.none_before
-        for key_hash, account in self._windows.accounts.items():
-            if account.health.state is not KeyState.AVAILABLE:
-                self._drop(key_hash)
+        for key_hash in self._lease.keys - self._windows.usable:
+            self._drop(key_hash)
         return found.exchange
 
 

@@ -2,7 +2,8 @@
 
 One lock for all keys: row locks would do as well, but they write to the log and make each commit wait for the disk; the lock and the
 unlogged ``key_reservation`` do not. That table is a log (a row per slot taken or given back), read from where it was read
-before, so an exchange costs the same however much of a minute is used. All is timed by the database's clock.
+before, so an exchange costs the same however much of a minute is used. A crash of the server empties it, but its ids go
+on: they are logged, each 32nd of them. All is timed by the database's clock.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 
 from dangerous_driving.assessment.key_pool.core import Account, KeyUsage, ahead, decide, settle, usage
 from dangerous_driving.assessment.key_pool.health import Grant, Health, Key, KeyState, Policy, Report, Request, Spent
-from dangerous_driving.assessment.key_pool.memory import Ledger, apply_keys, set_by_person, today
+from dangerous_driving.assessment.key_pool.memory import apply_keys, set_by_person, today
 from dangerous_driving.assessment.key_pool.statements import (
     COUNT_MEMBERS,
     LOCK_KEYS,
@@ -76,17 +77,20 @@ class Told:
 
     def spend(self, lane: str, calls: int, cost: float) -> None:
         """Add to what a lane has spent."""
-        before = self.spent.get(lane, Spent())
-        self.spent[lane] = Spent(before.calls + calls, before.cost + cost)
+        self.spent[lane] = self.spent.get(lane, Spent()) + Spent(calls, cost)
 
 
 @dataclass(frozen=True)
 class Found:
-    """An exchange's answer, the slots taken ahead, and until when there are none beyond them, by urgency."""
+    """An exchange's answer, the slots taken ahead, and until when there are none beyond them, by urgency.
+
+    ``spent``: today, by lane, with what this exchange told.
+    """
 
     exchange: Exchange
     slots: list[Grant]
     none_before: dict[bool, float]
+    spent: dict[str, Spent]
 
 
 class SharedWindows:
@@ -103,13 +107,14 @@ class SharedWindows:
         self.known = False  # whether the database was ever reached
         self.guard = threading.RLock()  # the accounts change in the exchange's thread and are shown in the loop's
         self.accounts = {key.key_hash: Account(key) for key in keys}
-        self.spending = Ledger()
         self.away_until = 0.0
         self._engine = engine
         self._policy = policy
         self._own = {key_hash: Account(account.key) for key_hash, account in self.accounts.items()}
         self._member = secrets.randbits(62)
         self._members = max(policy.members, 1)
+        self._wanted: tuple[Key, ...] | None = None  # keys to have from the next exchange on
+        self._unread: set[str] = set()  # keys that came in, whose windows are not read yet
         self._seen = 0  # id of the newest row of the log that is known
         self._pruned_at = 0.0
         self._registered = False
@@ -120,16 +125,33 @@ class SharedWindows:
         return time.monotonic() + self._ahead
 
     def apply(self, keys: Sequence[Key]) -> None:
-        """Have these keys from now on."""
+        """Have these keys from the next exchange on: one that is under way has read the windows of those it has."""
         with self.guard:
-            apply_keys(self.accounts, keys)
-            apply_keys(self._own, keys)
-            self._registered = False
-            self._seen = 0  # the windows of keys that came in
-            for account in self.accounts.values():
-                account.times.clear()
-                account.paced.clear()
-                account.rushed.clear()
+            self._wanted = tuple(keys)
+
+    @property
+    def usable(self) -> set[str]:
+        """The keys that are in order, as of the last exchange."""
+        with self.guard:
+            accounts = self.accounts.items()
+            return {key_hash for key_hash, account in accounts if account.health.state is KeyState.AVAILABLE}
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are keys to take up."""
+        with self.guard:
+            return self._wanted is not None
+
+    def _take_up(self) -> tuple[list[Key], frozenset[str]]:
+        """The keys that there are, with those that came in, and of which of them the windows must be read."""
+        with self.guard:
+            if self._wanted is not None:
+                self._unread |= {key.key_hash for key in self._wanted} - self.accounts.keys()
+                for accounts in (self.accounts, self._own):
+                    apply_keys(accounts, self._wanted)
+                self._unread &= self.accounts.keys()
+                self._wanted, self._registered = None, False
+            return [account.key for account in self.accounts.values()], frozenset(self._unread)
 
     def usage(self) -> tuple[KeyUsage, ...]:
         """Each key as of the last exchange."""
@@ -180,6 +202,7 @@ class SharedWindows:
         with _transaction(self._engine) as connection:
             now_us = self._refresh(connection)
             now = now_us / _MICROSECOND
+            spent = self._spend(connection, told.spent)
             with self.guard:
                 self._ahead = now - time.monotonic()
                 before = {key_hash: account.health for key_hash, account in self.accounts.items()}
@@ -198,7 +221,6 @@ class SharedWindows:
             granted = [grant for grant in decision.grants if grant is not None]
             self._write(connection, changed)
             self._log(connection, taken=told.taken + granted + slots, given_back=told.given_back + unsent)
-            self._spend(connection, told.spent)
             self._keep_house(connection, now_us)
         self.known = True
         self.exchanges += 1
@@ -208,7 +230,7 @@ class SharedWindows:
                     own.prune(now, policy)
                     own.add(grant.lane, grant.reserved_at)
         found = Exchange(decision.grants, tuple(max(at - now, 0.0) for at in decision.free_at))
-        return Found(found, slots, none_before)
+        return Found(found, slots, none_before, spent)
 
     def _slots(
         self, requests: Sequence[Request], grants: Sequence[Grant | None], lease: dict[bool, int], now: float
@@ -254,6 +276,7 @@ class SharedWindows:
         now, policy = self.now(), self._policy
         grants: list[Grant | None] = []
         waits: list[float] = []
+        self._take_up()
         with self.guard:
             for report in reports:
                 if (account := self.accounts.get(report.grant.key_hash)) is not None:
@@ -291,8 +314,7 @@ class SharedWindows:
     def _refresh(self, connection: Connection) -> int:
         """Take the lock and learn what others did; returns the time in µs."""
         connection.execute(LOCK_KEYS, {"timeout": str(LOCK_TIMEOUT_MS), "lock": LOCK})
-        with self.guard:
-            keys = [account.key for account in self.accounts.values()]
+        keys, unread = self._take_up()
         hashes = [key.key_hash for key in keys]
         rows = connection.execute(READ_KEYS, {"keys": hashes}).all()
         if not self._registered or len(rows) < len(hashes):
@@ -304,8 +326,12 @@ class SharedWindows:
         now_us: int = max((row[-1] for row in rows), default=_us(time.time()))
         now = now_us / _MICROSECOND
         since = now_us - _us(self._policy.horizon)
-        news = connection.execute(READ_NEW, {"keys": hashes, "seen": self._seen, "since": since}).all()
+        known = [key_hash for key_hash in hashes if key_hash not in unread]
+        news = list(connection.execute(READ_NEW, {"keys": known, "seen": self._seen, "since": since}))
+        if unread:
+            news += connection.execute(READ_NEW, {"keys": list(unread), "seen": 0, "since": since})
         with self.guard:
+            self._unread -= unread
             for row in rows:
                 if (account := self.accounts.get(row.key_hash)) is not None:
                     account.key = Key(row.key_hash, row.qps_limit, row.rpm_limit, row.label)
@@ -365,13 +391,13 @@ class SharedWindows:
             # its own rows are known: under the lock nobody else wrote between
             self._seen = max(self._seen, *connection.scalars(RESERVE, values))
 
-    def _spend(self, connection: Connection, spent: dict[str, Spent]) -> None:
-        for lane, more in spent.items():
+    def _spend(self, connection: Connection, told: dict[str, Spent]) -> dict[str, Spent]:
+        for lane, more in told.items():
             connection.execute(SPEND, {"lane": lane, "calls": more.calls, "cost": more.cost})
-        if self._policy.budgets:
-            for lane, calls, cost in connection.execute(READ_SPENT, {"day": today()}):
-                known = self.spending.spent(lane)
-                self.spending.spend(lane, calls - known.calls, cost - known.cost)
+        if not self._policy.budgets:
+            return {}
+        rows = connection.execute(READ_SPENT, {"day": today()})
+        return {lane: Spent(calls, cost) for lane, calls, cost in rows}
 
     def _keep_house(self, connection: Connection, now_us: int) -> None:
         now = now_us / _MICROSECOND

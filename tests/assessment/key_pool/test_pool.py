@@ -390,6 +390,21 @@ async def test_a_budget_stops_new_calls_of_its_lane_alone_until_the_next_day(ope
     await pool.close()
 
 
+async def test_a_budget_that_runs_out_refuses_those_who_wait_already() -> None:
+    policy = replace(POLICY, budgets={"window": Budget(calls=2)}, realtime_reserve=0.0)
+    (name,) = names(1)
+    pool = KeyPool({name: SecretStr("sk-0")}, MemoryStorage([Key(name, 100, 6000)], policy), policy=policy)
+    asked = [asyncio.create_task(pool.reserve("window")) for _ in range(10)]
+    other = asyncio.create_task(pool.reserve("evaluation"))
+    ended = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+    assert Counter(type(item) for item in ended) == {Reservation: 2, BudgetSpentError: 8}
+    assert (await asyncio.wait_for(other, 30)).lane == "evaluation"
+    assert pool.spent("window").calls == 2
+    await asyncio.sleep(0.05)  # the slots of those that were refused are free again
+    assert [item.used_minute for item in pool.snapshot()] == [3]
+    await pool.close()
+
+
 async def test_keys_come_and_go_while_the_pool_runs(open_pool: OpenPool) -> None:
     pool = open_pool(count=1)
     first, second = names(2)

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -20,6 +22,7 @@ from dangerous_driving.assessment.key_pool import (
     key_usage,
 )
 from dangerous_driving.assessment.key_pool.health import Grant, Request
+from dangerous_driving.assessment.key_pool.shared import SharedWindows
 from dangerous_driving.errors import (
     BudgetSpentError,
     KeyRejectedError,
@@ -234,3 +237,53 @@ async def test_a_budget_is_shared_by_all_processes(ledger: Engine) -> None:
         await pools[1].reserve("window")
     for pool in pools:
         await pool.close()
+
+
+@pytest.mark.integration
+async def test_a_new_process_does_not_exceed_a_budget_that_others_have_spent(ledger: Engine) -> None:
+    policy = replace(POLICY, budgets={"realtime": Budget(calls=3)})
+
+    def opened() -> KeyPool:
+        shared = PostgresStorage(ledger, [Key(names(1)[0], 100, 6000)], policy)
+        return KeyPool({names(1)[0]: SecretStr("sk-0")}, shared, policy=policy)
+
+    before = opened()
+    await before.reserve("realtime")
+    await before.reserve("realtime")
+    await before.close()
+    after = opened()
+    asked = await asyncio.gather(*(after.reserve("realtime", timeout=20) for _ in range(6)), return_exceptions=True)
+    assert [type(item) for item in asked[1:]] == [BudgetSpentError] * 5
+    assert after.spent("realtime").calls == 3
+    await after.close()
+    with ledger.connect() as connection:
+        assert connection.scalar(text("SELECT calls FROM lane_spending WHERE lane = 'realtime'")) == 3
+
+
+@pytest.mark.integration
+async def test_keys_that_change_during_an_exchange_make_nobody_forget_what_was_used(
+    ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = replace(POLICY, minute=60.0, lease=0.0)
+    other, own = storage(ledger, 3, policy), storage(ledger, 2, policy)
+    for count in (3, 2):
+        await other.exchange((), [Request("realtime")] * count)
+    reached, go_on = threading.Event(), threading.Event()
+    write = SharedWindows._log
+
+    def slow(windows: SharedWindows, *arguments: Any, **more: Any) -> None:
+        reached.set()
+        assert go_on.wait(20)
+        write(windows, *arguments, **more)
+
+    monkeypatch.setattr(SharedWindows, "_log", slow)
+    running = asyncio.create_task(own.exchange((), [Request("realtime")]))
+    await asyncio.to_thread(reached.wait, 20)
+    own.apply([Key(name, QPS, RPM) for name in names(3)])  # the windows are read, the exchange is not over
+    go_on.set()
+    await running
+    await own.exchange((), [Request("realtime")])
+    assert [item.key_hash for item in own.snapshot()] == names(3)
+    assert sum(item.used_minute for item in own.snapshot()) == 3 + 2 + 1 + 1
+    for item in (other, own):
+        await item.close()

@@ -1,0 +1,89 @@
+"""The inline lane's keys: its own share while the ledger is away, shared with the others once it is back."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from dangerous_driving.assessment.inline import InlineLane
+from dangerous_driving.assessment.inline_folder import InlineFolder
+from dangerous_driving.assessment.switch import ALL, Entry, LaneSwitch, Positions
+from dangerous_driving.contracts import Lane
+from dangerous_driving.ledger.database import open_engine
+from dangerous_driving.settings import Settings
+from dangerous_driving.settings.assessment import BudgetSettings
+from tests.assessment.test_switch import NOW, wait_for
+
+if TYPE_CHECKING:
+    from tests.assessment.conftest import Bench
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def switch(tmp_path: Path) -> LaneSwitch:
+    switch = LaneSwitch(tmp_path / "switch.json", lambda: Positions({ALL: Entry(Lane.INLINE, NOW)}))
+    switch.look()
+    return switch
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "inline"
+
+
+def inline(bench: Bench, folder: Path, **keys: object) -> Settings:
+    return bench.settings.model_copy(
+        update={
+            "assessment": bench.settings.assessment.model_copy(update={"inline_folder": folder}),
+            "keys": bench.settings.keys.model_copy(update={"processes": 2, **keys}),
+        }
+    )
+
+
+def test_keys_that_were_opened_without_the_ledger_are_shared_once_it_is_back(
+    bench: Bench, switch: LaneSwitch, folder: Path
+) -> None:
+    engine, away = open_engine(bench.settings.database, application="inline"), threading.Event()
+
+    @event.listens_for(engine, "do_connect")
+    def refuse(*_: object) -> None:
+        if away.is_set():
+            raise psycopg.OperationalError("nobody answers")
+
+    away.set()
+    with InlineLane(inline(bench, folder), engine, bench.store, bench.sent, switch) as lane:
+        lane.offer(bench.record(datetime.now(UTC)))
+        wait_for(lambda: any(call.record for call in InlineFolder(folder).ended()))
+        bench.fault("hang")
+        lane.offer(bench.record(datetime.now(UTC)))
+        wait_for(lambda: len(InlineFolder(folder)) == 2)
+        before = lane._endpoints[0].pool
+        away.clear()
+        wait_for(lambda: lane._endpoints[0].pool is not before)
+        assert not before._closed  # a call on one of its keys is under way
+        bench.fault("restore")
+        wait_for(lambda: before._closed)
+        assert bench.rows("SELECT count(*) FROM key_reservation") == [(0,)]
+        lane.offer(bench.record(datetime.now(UTC)))
+        wait_for(lambda: bench.rows("SELECT count(*) FROM risk_assessment WHERE lane = 'inline'") == [(3,)])
+        assert bench.rows("SELECT count(*) FROM key_reservation WHERE lane = 'inline' AND NOT given_back") != [(0,)]
+    engine.dispose()
+
+
+def test_what_a_call_costs_counts_for_the_budget_of_the_lane(bench: Bench, switch: LaneSwitch, folder: Path) -> None:
+    settings = inline(bench, folder, budgets={"inline": BudgetSettings(cost=1e-9)})
+    frames = [bench.record(datetime.now(UTC) - timedelta(seconds=seconds)) for seconds in (0.2, 0.1)]
+    with InlineLane(settings, bench.engine, bench.store, bench.sent, switch) as lane:
+        lane.offer(frames[0])
+        wait_for(lambda: bench.rows("SELECT count(*) FROM risk_assessment WHERE lane = 'inline'") == [(1,)])
+        lane.offer(frames[1])
+        wait_for(lambda: not lane._running)
+    [(calls, cost)] = bench.rows("SELECT calls, cost FROM lane_spending WHERE lane = 'inline'")
+    assert (calls, cost) == (1, pytest.approx(bench.rows("SELECT cost FROM risk_assessment")[0][0]))
