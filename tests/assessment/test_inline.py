@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,8 @@ from dangerous_driving.contracts import Lane
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.settings import Settings
 from dangerous_driving.settings.assessment import BudgetSettings
+from tests.assessment.test_lanes import until
+from tests.assessment.test_llm import endpoint
 from tests.assessment.test_switch import NOW, wait_for
 
 if TYPE_CHECKING:
@@ -87,3 +90,20 @@ def test_what_a_call_costs_counts_for_the_budget_of_the_lane(bench: Bench, switc
         wait_for(lambda: not lane._running)
     [(calls, cost)] = bench.rows("SELECT calls, cost FROM lane_spending WHERE lane = 'inline'")
     assert (calls, cost) == (1, pytest.approx(bench.rows("SELECT cost FROM risk_assessment")[0][0]))
+
+
+async def test_a_call_whose_error_cannot_be_stored_is_handed_in_all_the_same(
+    bench: Bench, switch: LaneSwitch, folder: Path
+) -> None:
+    body = b'data: {"error": {"message": "no \\u0000 and \\ud83d", "type": "server_error"}}\n\n'
+    async with endpoint(body) as address:
+        llm = bench.settings.llm.model_copy(update={"base_url": address, "max_retries": 0})
+        settings = inline(bench, folder).model_copy(update={"llm": llm})
+        lane = InlineLane(settings, bench.engine, bench.store, bench.sent, switch)
+        await asyncio.to_thread(lane.__enter__)
+        try:
+            lane.offer(bench.record(datetime.now(UTC)))
+            await until(bench, "SELECT lane, status FROM llm_call", [("inline", "unavailable")])
+        finally:
+            await asyncio.to_thread(lane.__exit__, None, None, None)
+    assert len(InlineFolder(folder)) == 0

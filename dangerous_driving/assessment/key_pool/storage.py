@@ -51,7 +51,7 @@ class Storage(Protocol):
         ...
 
     def apply(self, keys: Sequence[Key]) -> None:
-        """Have these keys from now on: others are forgotten, new ones come in, limits follow."""
+        """Have these keys, from the next exchange on at the latest: others are forgotten, new ones come in, limits follow."""
         ...
 
     def sent(self, grant: Grant, late: float) -> None:
