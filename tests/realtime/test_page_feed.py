@@ -208,6 +208,7 @@ def test_a_link_opens_its_alert_wherever_it_is(bridge: RunningBridge, watched: W
         expect(detail).to_have_attribute("data-alert", linked.alert_id)
         page.keyboard.press("Escape")
         expect(detail).to_be_hidden()
+        expect(page).to_have_url(re.compile("#alerts$"))  # from here on the same link is another one
 
 
 def test_a_link_opens_another_alert_over_an_open_one_and_the_way_back_closes_it(
