@@ -62,12 +62,15 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/dagster definitions validate --module-name dangerous_driving.definitions --log-level warning
 
-# The two large environments are built beside the first tests. SUBMAKE: a line with MAKE itself would be run by `make -n`.
+# A folder of its own for each run: any other pytest closes the common one to other users, and PostgreSQL, which is one where root
+# tests, loses its data then. It stays when tests fail. The two large environments are built beside the first tests. SUBMAKE: a line with MAKE itself would be run by `make -n`.
 SUBMAKE := $(MAKE)
 test: $(VENV)/.dev opencv-libraries system-packages s3-server kafka-jars
 	@free=$$(df --output=avail -BG . | tail -1 | tr -dc 0-9); \
 	if [ "$$free" -ge 25 ]; then nice -n 19 $(SUBMAKE) --silent $(FLINK)/.ready $(ULTRALYTICS)/.ready & environments=$$!; fi; \
-	$(BIN)/python -m pytest $(ARGS) || { kill $${environments:-} 2>/dev/null; exit 1; }; \
+	scratch=$$(mktemp -d /tmp/dd-XXXXXX); \
+	PYTEST_DEBUG_TEMPROOT=$$scratch $(BIN)/python -m pytest $(ARGS) || { kill $${environments:-} 2>/dev/null; exit 1; }; \
+	rm -rf $$scratch; \
 	if [ -n "$${environments:-}" ]; then wait $$environments && $(SUBMAKE) test-flink test-ultralytics; \
 	else echo "SKIPPED the Flink job and the engine ultralytics: their environments need 25 GB of free disk, there are $$free GB"; fi
 

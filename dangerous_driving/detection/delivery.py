@@ -151,6 +151,12 @@ class ResultDelivery:
         """When the broker last acknowledged a result (s of the clock); 0.0: never."""
         return self._answered_at
 
+    @property
+    def in_hand(self) -> int:
+        """How many stored results this process alone would publish: no receipt has come, and the spool has them not."""
+        with self._receipts:
+            return sum(not sent.kept for sent in self._undelivered.values())
+
     def _prepared(
         self, frame: Frame, scene: Scene, seconds: float
     ) -> tuple[DetectionResult, DetectionResult, list[SpooledObject]]:

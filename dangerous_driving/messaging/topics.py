@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
@@ -252,7 +253,9 @@ def lag_of(
         committed = {
             partition: position.offset
             for partition, position in _patiently(
-                kafka, lambda: admin.list_group_offsets({group: partitions})[group]
+                kafka,
+                lambda: admin.list_group_offsets({group: partitions})[group],
+                before_again=partial(_forget_coordinators, admin),
             ).items()
             if position.offset >= 0  # -1: nothing committed
         }
@@ -270,7 +273,9 @@ def lag_of(
     }
 
 
-def _patiently(kafka: KafkaSettings, ask: Callable[[], Answer]) -> Answer:
+def _patiently(
+    kafka: KafkaSettings, ask: Callable[[], Answer], *, before_again: Callable[[], None] = lambda: None
+) -> Answer:
     """Ask again within ``kafka.request_timeout`` after an error that passes by itself.
 
     kafka-python's admin client asks any broker it knows and does not turn to another when that one is down; and a new
@@ -284,6 +289,12 @@ def _patiently(kafka: KafkaSettings, ask: Callable[[], Answer]) -> Answer:
             if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_PAUSE)
+            before_again()
+
+
+def _forget_coordinators(admin: KafkaAdminClient) -> None:
+    # kafka-python 3.0.12 asks only once which broker is a group's coordinator, and goes on asking that one when it is dead
+    admin._manager.cluster._coordinators.clear()  # noqa: SLF001
 
 
 def open_admin(kafka: KafkaSettings, client_id: str) -> KafkaAdminClient:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
 
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.messaging import Topic, apply, describe, group_lag
+from dangerous_driving.messaging.topics import lag_of, open_admin
 from dangerous_driving.settings import KafkaSettings
 from infra.kafka.cluster import KafkaCluster
 from proofs.fuzz import fuzz
@@ -41,15 +43,26 @@ def test_topics_and_lag_can_be_read_while_a_broker_is_away(kafka_cluster: KafkaC
     # the dead one may hold the group's offsets: another takes them over once it is missed, after nine seconds
     kafka = KafkaSettings(bootstrap_servers=kafka_cluster.bootstrap_servers, request_timeout=40)
     apply(kafka)
+    admin = open_admin(kafka, "asks again")
+    names = (f"nobody-{number}" for number in range(1000))
+    theirs = next(name for name in names if not lag_of(kafka, admin, name) and coordinator(admin, name) == 2)
     kafka_cluster.kill(2)
     try:
+        # this client has been told that the dead one is the group's coordinator
+        assert len(lag_of(kafka, admin, theirs, follows=[Topic.DETECTION_RESULTS])) == kafka.partitions
         # the client that asks chooses its broker by chance: with 20 questions it has met the dead one
         for _ in range(20):
             assert len(describe(kafka)) == len(Topic)
             group_lag(kafka, "nobody", follows=[Topic.DETECTION_RESULTS])
     finally:
+        admin.close()
         kafka_cluster.start(2)
         kafka_cluster.wait()
+
+
+def coordinator(admin: KafkaAdminClient, group: str) -> int:
+    node: int = admin._manager.cluster.get_coordinator(group)
+    return node
 
 
 @pytest.mark.parametrize("failure", BROKER_FAILURES, ids=lambda failure: failure.down)

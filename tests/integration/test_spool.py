@@ -277,7 +277,7 @@ def site(folder: Path, first: int, kafka: KafkaSettings) -> None:
         number = first
         while not stop.wait(0.02):
             deliver(delivery, *numbered(number))
-            sys.stdout.write(json.dumps([number, len(spool)]) + "\n")
+            sys.stdout.write(json.dumps([number, len(spool), delivery.in_hand]) + "\n")
             sys.stdout.flush()
             number += 1
         delivery.stop_waiting()
@@ -291,7 +291,7 @@ class Site:
 
     def __init__(self, folder: Path, first: int, kafka: KafkaSettings) -> None:
         self.first = first
-        self.said: list[tuple[int, int]] = []
+        self.said: list[tuple[int, int, int]] = []
         self.process = subprocess.Popen(
             [sys.executable, "-c", SITE, str(folder), str(first), kafka.model_dump_json()],
             stdin=subprocess.PIPE,
@@ -306,13 +306,18 @@ class Site:
     def _listen(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            number, waiting = json.loads(line)
-            self.said.append((number, waiting))
+            number, waiting, in_hand = json.loads(line)
+            self.said.append((number, waiting, in_hand))
 
     @property
     def waiting(self) -> int:
         """Frames in its spool."""
         return self.said[-1][1] if self.said else 0
+
+    @property
+    def in_hand(self) -> int:
+        """Results that neither broker nor spool has."""
+        return self.said[-1][2]
 
     @property
     def last(self) -> int:
@@ -341,7 +346,7 @@ def test_a_killed_site_leaves_no_more_to_import_than_what_it_had_in_its_hands(tm
             sites.append(Site(tmp_path, 0, kafka))
             wait_for(lambda: sites[0].said)
             process.send_signal(signal.SIGSTOP)
-            wait_for(lambda: sites[0].waiting > 300)  # all that the producer held is given up by then
+            wait_for(lambda: sites[0].waiting > 300 and not sites[0].in_hand)  # the producer has given up what it held
             sites[0].end(kill=True)  # while it spools
             sites.append(Site(tmp_path, sites[0].last + 2, kafka))
             wait_for(lambda: sites[1].waiting > sites[0].waiting + 200)
@@ -357,7 +362,7 @@ def test_a_killed_site_leaves_no_more_to_import_than_what_it_had_in_its_hands(tm
                 one.end(kill=True)
         assert not list((tmp_path / "spool").glob("*.spool"))
 
-        dealt_with = {message_id_of(*numbered(number)) for one in sites for number, _ in one.said}
+        dealt_with = {message_id_of(*numbered(number)) for one in sites for number, _, _ in one.said}
         # a kill may come between the store and the spool, or before the receipt of what went straight out
         in_hand = {message_id_of(*numbered(sites[0].last + 1))} | {
             message_id_of(*numbered(number)) for number in range(sites[1].last - 100, sites[1].last + 2)
