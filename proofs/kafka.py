@@ -400,9 +400,11 @@ def work_place(
     finally:
         admin.close()
     apply(kafka)
-    for broker in cluster.brokers:  # one that has just come back may not know them yet
+    for broker in cluster.brokers:
+        # one that has just come back may not know them yet; it may also have named the old ones to `apply`, which then made none
         while len(describe(kafka.model_copy(update={"bootstrap_servers": broker.address}))) < len(Topic):
             time.sleep(0.2)
+            apply(kafka)
     address = server.create_database(f"proof_{name}_{os.getpid()}_{time.monotonic_ns()}")
     database = DatabaseSettings(url=SecretStr(address))
     engine = open_engine(database)
