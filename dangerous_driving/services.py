@@ -154,7 +154,7 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             model=detector.model_name,
             node=settings.node,
             spool=spool,
-            on_result=inline.offer,
+            taker=inline,
         )
         if spool is not None:
             stack.callback(spool.close)

@@ -122,12 +122,16 @@ class InlineLane:
         for thread in self._threads:
             thread.join()
 
+    def takes(self, camera_id: str) -> bool:
+        """Whether the camera is inline now."""
+        return self._switch.lane_of(camera_id) is Lane.INLINE
+
     def offer(self, result: DetectionResult) -> None:
         """Take a frame's groups, if its camera is inline; callable from any thread, returns at once, raises nothing.
 
         Whoever offers has to go on when this lane's thread has ended: what it would have taken is left to the others.
         """
-        if self._switch.lane_of(result.camera_id) is not Lane.INLINE or self._loop is None or self._stop.is_set():
+        if not self.takes(result.camera_id) or self._loop is None or self._stop.is_set():
             return
         oldest = datetime.now(UTC) - timedelta(seconds=self._settings.assessment.realtime_deadline)
         if result.timestamp < oldest:

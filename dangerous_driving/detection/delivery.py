@@ -58,6 +58,16 @@ Publish = Callable[[DetectionResult], Receipt | None]
 """Hands a result to the broker without waiting for it; raises ``BrokerError``. None: nothing to wait for."""
 
 
+class FrameTaker(Protocol):
+    """Who does without broker and store: the inline lane."""
+
+    def takes(self, camera_id: str) -> bool:
+        """Whether it wants this camera's frames now."""
+
+    def offer(self, result: DetectionResult) -> None:
+        """Take a frame's result, with its crops; must neither wait nor raise."""
+
+
 class ResultDelivery:
     """Stores the pictures, then the result (so that a stored result implies its pictures), then publishes it.
 
@@ -78,8 +88,7 @@ class ResultDelivery:
         model: name of the weights, for the result.
         node: this machine's name in results.
         spool: where what cannot be sent waits; None: nowhere.
-        on_result: told of each frame once, with its crops, before storing and sending are tried: for who does without both.
-            Must not wait.
+        taker: offered each frame that it takes, once, before storing and sending are tried.
         clock: monotonic seconds.
         now: the wall clock, UTC.
     """
@@ -93,12 +102,12 @@ class ResultDelivery:
         model: str,
         node: str = "",
         spool: Spool | None = None,
-        on_result: Callable[[DetectionResult], None] | None = None,
+        taker: FrameTaker | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings, self._store, self._publish = settings, store, publish
-        self._model, self._node, self._spool, self._on_result = model, node, spool, on_result
+        self._model, self._node, self._spool, self._taker = model, node, spool, taker
         self._clock, self._now = clock, now
         self._stopping = threading.Event()
         self._publish_from = clock()
@@ -122,8 +131,8 @@ class ResultDelivery:
         except InferenceError as error:
             frame_lost(frame, "inference", error)
             return
-        if self._on_result is not None:
-            self._on_result(with_crops)
+        if self._taker is not None and self._taker.takes(frame.camera_id):
+            self._taker.offer(with_crops())
         attempt: _Attempt | None = _Attempt(self._clock())
         if self._spool is not None:
             self._keep_stalled()
@@ -159,7 +168,7 @@ class ResultDelivery:
 
     def _prepared(
         self, frame: Frame, scene: Scene, seconds: float
-    ) -> tuple[DetectionResult, DetectionResult, list[SpooledObject]]:
+    ) -> tuple[DetectionResult, Callable[[], DetectionResult], list[SpooledObject]]:
         """The result as it is published, the same with crops, and what has to be stored: the stored result comes last."""
         settings = self._settings
         address = (frame.camera_id, frame.captured_at, message_id_of(frame.camera_id, frame.captured_at))
@@ -184,16 +193,16 @@ class ResultDelivery:
             *(SpooledObject(key, JPEG, data) for key, data in zip(keys, crops, strict=True)),
             SpooledObject(detection_key(*address), JSON, stored.to_json()),
         ]
-        if not settings.publish_images and self._on_result is None:
-            return stored, stored, objects
-        # in messages only: the store has the pictures themselves
-        with_crops = message(
-            [
-                GroupPicture(self._store.url(key), base64.b64encode(data).decode())
-                for key, data in zip(keys, crops, strict=True)
-            ]
-        )
-        return with_crops if settings.publish_images else stored, with_crops, objects
+
+        def with_crops() -> DetectionResult:  # never stored: the store has the pictures themselves
+            return message(
+                [
+                    GroupPicture(self._store.url(key), base64.b64encode(data).decode())
+                    for key, data in zip(keys, crops, strict=True)
+                ]
+            )
+
+        return with_crops() if settings.publish_images else stored, with_crops, objects
 
     def _keep(self, result: DetectionResult, objects: Sequence[SpooledObject] = ()) -> None:
         """Put what is left to do into the spool; what fails there too is counted and logged."""

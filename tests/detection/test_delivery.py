@@ -40,16 +40,30 @@ class NoReceipt:
         """Never called back."""
 
 
-def deliver(delivery: ResultDelivery, number: int) -> None:
+class Taker:
+    """Keeps what it is offered of camera a."""
+
+    def __init__(self) -> None:
+        self.offered: list[DetectionResult] = []
+
+    def takes(self, camera_id: str) -> bool:
+        return camera_id == "a"
+
+    def offer(self, result: DetectionResult) -> None:
+        self.offered.append(result)
+
+
+def deliver(delivery: ResultDelivery, number: int, camera_id: str = "a") -> None:
     captured_at = START + timedelta(milliseconds=number)
-    delivery.deliver(Frame("a", PICTURE, captured_at, 1), scene_of(PAIR, 64, 48, SETTINGS), 0.0)
+    delivery.deliver(Frame(camera_id, PICTURE, captured_at, 1), scene_of(PAIR, 64, 48, SETTINGS), 0.0)
 
 
 def test_each_frame_is_told_once_while_broker_and_store_are_away_and_not_again_when_it_is_replayed(
     tmp_path: Path,
 ) -> None:
     store, clock = DictStore(), Clock()
-    told: list[DetectionResult] = []
+    taker = Taker()
+    told = taker.offered
     tried: list[DetectionResult] = []
     replayed: list[DetectionResult] = []
 
@@ -58,7 +72,7 @@ def test_each_frame_is_told_once_while_broker_and_store_are_away_and_not_again_w
         return NoReceipt()
 
     spool = Spool(tmp_path, 10**9)
-    delivery = ResultDelivery(SETTINGS, store, publish, model="fake", spool=spool, on_result=told.append, clock=clock)
+    delivery = ResultDelivery(SETTINGS, store, publish, model="fake", spool=spool, taker=taker, clock=clock)
     for number in range(FRAMES):
         if number == FRAMES // 2:
             store.fails = lambda _: True
@@ -82,3 +96,12 @@ def test_each_frame_is_told_once_while_broker_and_store_are_away_and_not_again_w
         assert group.group_image_base64 is not None
         assert group.group_image_url is not None
         assert base64.b64decode(group.group_image_base64) == store.get(store.key(group.group_image_url))
+
+
+def test_frames_of_a_camera_that_is_not_taken_are_not_offered() -> None:
+    taker, published = Taker(), list[DetectionResult]()
+    delivery = ResultDelivery(SETTINGS, DictStore(), published.append, model="fake", taker=taker)
+    deliver(delivery, 0, "b")
+    deliver(delivery, 1, "a")
+    assert [result.camera_id for result in taker.offered] == ["a"]
+    assert [result.camera_id for result in published] == ["b", "a"]
