@@ -47,7 +47,7 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import Partitions, migrate
 from dangerous_driving.messaging import Topic
-from dangerous_driving.objects import FolderStore
+from dangerous_driving.objects import FolderStore, open_store
 from dangerous_driving.observability import logging
 from dangerous_driving.observability.stages import Stage, tasks_reached
 from dangerous_driving.realtime.hub import Hub
@@ -89,7 +89,14 @@ class Way:
         self._settings, self._assessor, self._sent, self._url = settings, assessor, sent, picture_url
         self._engine = assessor.engine
         self._partitions = Partitions()
-        self._tasks = TasksService(self._engine, Group(), Kept(), window_length=LENGTH, delivery_timeout=5)  # type: ignore[arg-type]
+        self._tasks = TasksService(
+            self._engine,
+            Group(),
+            Kept(),
+            store=open_store(settings.objects),
+            window_length=LENGTH,
+            delivery_timeout=5,  # type: ignore[arg-type]
+        )
         self._alerts = AlertsService(self._engine, Group(), Kept(), settings)  # type: ignore[arg-type]
         self._hub = Hub(client_queue=200)
         self._hub.connect()

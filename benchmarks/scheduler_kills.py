@@ -177,7 +177,7 @@ def feed(run: Run, rate: float, stop: threading.Event, proof: Proof) -> None:
     assert done
     url = store.put("groups/picture.jpg", bytes(jpeg), "image/jpeg")
     with Producer(run.kafka, "proof") as producer:
-        service = TasksService(run.engine, None, producer, window_length=WINDOW, delivery_timeout=30)  # type: ignore[arg-type]
+        service = TasksService(run.engine, None, producer, store=store, window_length=WINDOW, delivery_timeout=30)  # type: ignore[arg-type]
         started, number = time.monotonic(), 0
         while not stop.is_set():
             number += 1

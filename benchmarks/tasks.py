@@ -30,7 +30,8 @@ from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
 from dangerous_driving.ledger.schema import migrate
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, apply
-from dangerous_driving.settings import DatabaseSettings, KafkaSettings
+from dangerous_driving.objects import open_store
+from dangerous_driving.settings import DatabaseSettings, KafkaSettings, ObjectsSettings
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks import service as tasks_service
 from dangerous_driving.tasks.derivation import tasks_from_detection
@@ -161,7 +162,12 @@ def ours(kafka: KafkaSettings, server: EmbeddedPostgres, count: int, name: str) 
         ):
             consumer.count, consumer.stop = count, stop
             service = TasksService(
-                engine, consumer, producer, window_length=3600, delivery_timeout=kafka.delivery_timeout
+                engine,
+                consumer,
+                producer,
+                store=open_store(ObjectsSettings()),  # no message carries a picture
+                window_length=3600,
+                delivery_timeout=kafka.delivery_timeout,
             )
             with profiled(clock, consumer, producer):
                 service.run(stop)

@@ -7,6 +7,8 @@ milliseconds, boxes are ``[x1, y1, x2, y2]`` in pixels of the frame, latencies a
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import re
 import uuid
@@ -102,6 +104,20 @@ def _camera_id_on_the_wire(value: str) -> int | str:
 
 
 CameraId = Annotated[str, BeforeValidator(_camera_id), PlainSerializer(_camera_id_on_the_wire, when_used="json")]
+
+
+def _base64(value: str) -> str:
+    try:
+        base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(
+            f"not base64 ({error}); the encoded picture alone, without 'data:' before it or line breaks"
+        ) from error
+    return value
+
+
+#: An encoded picture inside a message, for receivers (or from senders) without the object store.
+Base64Picture = Annotated[str, AfterValidator(_base64)]
 
 
 def in_utc_milliseconds(value: datetime) -> datetime:
@@ -215,7 +231,7 @@ class TrafficGroup(Message):
     bbox: BBox
     classes: tuple[str, ...]
     group_image_url: str | None = None
-    group_image_base64: str | None = None
+    group_image_base64: Base64Picture | None = None
     priority: Probability = 0.0
 
 
@@ -296,7 +312,7 @@ class AssessmentTask(Message):
     timestamp: Timestamp  # of capture
     group_index: int = Field(ge=1, le=MAX_INTEGER)
     group_image_url: str | None = None
-    group_image_base64: str | None = None
+    group_image_base64: Base64Picture | None = None
     detected_objects: tuple[DetectedObject, ...]
     group_metadata: GroupMetadata
     priority: Probability = 0.0

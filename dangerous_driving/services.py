@@ -227,6 +227,7 @@ def tasks(settings: Settings, *, leash: bool) -> None:
             engine,
             consumer,
             producer if settings.tasks.generator is Generator.PYTHON else None,
+            store=open_store(settings.objects),
             window_length=settings.windows.length,
             delivery_timeout=settings.kafka.delivery_timeout,
         ).run(process.stop)

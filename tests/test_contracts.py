@@ -71,6 +71,7 @@ def test_the_examples_of_the_contract_survive_reading_and_writing(name: str, sha
         ({"detectedObjects__0__bbox": [5, 5, 1, 9]}, "detectedObjects[0].bbox"),
         ({"detectedObjects__0__confidence": 1.5}, "detectedObjects[0].confidence"),
         ({"trafficGroups__0__groupIndex": "one"}, "trafficGroups[0].groupIndex"),
+        ({"trafficGroups__0__groupImageBase64": "data:image/jpeg;base64,AAAA"}, "trafficGroups[0].groupImageBase64"),
         ({"cameraId": "../etc"}, "cameraId"),
         ({"cameraId": True}, "cameraId"),
     ],

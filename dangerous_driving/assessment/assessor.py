@@ -23,6 +23,7 @@ from dangerous_driving.assessment.endpoints import Held
 from dangerous_driving.assessment.key_pool import KeyPool
 from dangerous_driving.assessment.llm import Reply
 from dangerous_driving.assessment.patient_ledger import PatientLedger
+from dangerous_driving.assessment.picture import task_picture
 from dangerous_driving.assessment.publisher import ResultPublisher
 from dangerous_driving.assessment.question import Question, question_about
 from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, reused_record
@@ -35,7 +36,6 @@ from dangerous_driving.errors import (
     DangerousDrivingError,
     LlmError,
     LlmRequestError,
-    ObjectNotFoundError,
     ObjectStoreError,
     StaleClaimError,
 )
@@ -242,14 +242,10 @@ class Assessor:
         """The group with its picture, or why that cannot be had."""
         task = claim.task
         try:
-            if task.group_image_base64:
-                return _Group(claim, f"data:image/jpeg;base64,{task.group_image_base64}", None)
-            if not task.group_image_url:
-                raise ObjectNotFoundError("(the task names no picture)")
-            if self._images == "url":
+            if self._images == "url" and task.group_image_url and not task.group_image_base64:
                 return _Group(claim, task.group_image_url, None)
             reuses = self._reuses if context.reuse_duplicates is None else context.reuse_duplicates
-            return await asyncio.to_thread(self._looked_at, claim, self._store.key(task.group_image_url), reuses)
+            return await asyncio.to_thread(self._looked_at, claim, reuses)
         except NO_PICTURE as error:
             return claim, error
 
@@ -263,8 +259,8 @@ class Assessor:
             TASKS_DEFERRED.labels("no_store").inc()
         return await self._hand_back(claim, f"no picture: {error}")
 
-    def _looked_at(self, claim: Claim, key: str, reuses: bool) -> _Group:
-        picture = self._store.get(key)
+    def _looked_at(self, claim: Claim, reuses: bool) -> _Group:
+        picture = task_picture(claim.task, self._store)
         scene = scene_of(claim.task, picture) if reuses else None
         return _Group(claim, self.prompts.group.picture_url(picture), scene)
 

@@ -8,7 +8,6 @@ lane has answered meanwhile keeps that answer; the call is a row all the same. W
 from __future__ import annotations
 
 import asyncio
-import base64
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -27,6 +26,7 @@ from dangerous_driving.assessment.key_pool import Reservation
 from dangerous_driving.assessment.keys import open_pool
 from dangerous_driving.assessment.llm import Reply
 from dangerous_driving.assessment.opening import close_endpoints, open_endpoints
+from dangerous_driving.assessment.picture import task_picture
 from dangerous_driving.assessment.prompt import Prompt, load_prompt
 from dangerous_driving.assessment.records import Provenance, assessment_record, call_outcome, cost_of
 from dangerous_driving.assessment.results import DANGEROUS, final_result, provisional_result
@@ -222,11 +222,7 @@ class InlineLane:
 
     async def _answer(self, task: AssessmentTask) -> None:
         endpoints = await self._open()
-        if task.group_image_base64:
-            picture = base64.b64decode(task.group_image_base64)  # as bytes it is scaled down like one of the store
-        else:
-            key = self._store.key(task.group_image_url or "")
-            picture = await asyncio.to_thread(self._store.get, key)
+        picture = await asyncio.to_thread(task_picture, task, self._store)
         context = await self._contexts.of(task.camera_id)
         messages = await asyncio.to_thread(self._prompt.messages, task, picture, context)
         tried: set[str] = set()

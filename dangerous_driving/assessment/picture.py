@@ -1,13 +1,32 @@
-"""Pictures of groups, made small enough to send."""
+"""Pictures of groups: where they are, and made small enough to send."""
 
 from __future__ import annotations
+
+import base64
 
 import cv2
 import numpy as np
 
-from dangerous_driving.errors import PictureError
+from dangerous_driving.contracts import AssessmentTask
+from dangerous_driving.errors import ObjectNotFoundError, PictureError
+from dangerous_driving.objects import ObjectStore
 
 JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def task_picture(task: AssessmentTask, store: ObjectStore) -> bytes:
+    """The encoded picture of a task's group: what the task carries itself, else what its URL names.
+
+    Raises:
+        ObjectNotFoundError: the task names no picture, or the store has none there.
+        ObjectStoreError: the store refused or did not answer in time.
+        ContractError: the URL is not of this store.
+    """
+    if task.group_image_base64:
+        return base64.b64decode(task.group_image_base64)
+    if not task.group_image_url:
+        raise ObjectNotFoundError("(the task names no picture)")
+    return store.get(store.key(task.group_image_url))
 
 
 def fit_jpeg(data: bytes, *, longest_side: int, quality: int = 85) -> bytes:

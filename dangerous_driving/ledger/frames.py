@@ -75,6 +75,12 @@ def insert_tasks(
     return new
 
 
+def name_pictures(engine: Engine, tasks: Sequence[TaskMessage]) -> None:
+    """Keep the tasks' URLs where their rows have none yet."""
+    with transaction(engine) as connection:
+        connection.execute(_NAME_PICTURES, {"tasks": tasks_as_json(in_key_order(tasks))})
+
+
 # The database reads the messages as they lie on the topic: a batch is one parameter of one statement that is prepared
 # once, instead of fourteen parameters a row. Pictures in base64 stay out (the store has them). Rows go in the order of
 # their key, as a scheduler that claims the same tasks writes them: no deadlock between the two, nor between two services.
@@ -113,6 +119,12 @@ FROM {TASK_MESSAGES}
 ORDER BY "timestamp", "taskId"
 ON CONFLICT DO NOTHING
 RETURNING camera_id, captured_at
+""")  # noqa: S608  # constants
+
+_NAME_PICTURES = text(f"""
+UPDATE assessment_task AS task SET group_image_url = message."groupImageUrl"
+FROM {TASK_MESSAGES}
+WHERE task.captured_at = message."timestamp" AND task.task_id = message."taskId" AND task.group_image_url IS NULL
 """)  # noqa: S608  # constants
 
 

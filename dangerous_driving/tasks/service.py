@@ -2,28 +2,31 @@
 
 Acknowledgement: offsets are committed after the ledger's transaction and the brokers' receipt of every task. A crash
 in between replays the batch, which changes nothing: every id derives from the message. A message that the ledger or the
-topic refuses goes to ``dead-letter`` alone; the others of its batch go on.
+topic refuses goes to ``dead-letter`` alone; the others of its batch go on. A picture inside a message goes to the store first.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import AssessmentTask, DetectionResult
-from dangerous_driving.errors import BrokerError, ContractError, DangerousDrivingError, LedgerError
-from dangerous_driving.ledger.frames import record_detections
+from dangerous_driving.errors import BrokerError, ContractError, DangerousDrivingError, LedgerError, ObjectStoreError
+from dangerous_driving.ledger.frames import name_pictures, record_detections
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Received, Topic
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver, Sender
+from dangerous_driving.objects import ObjectStore
 from dangerous_driving.observability.metrics import FRAMES_RECORDED, TASKS_CREATED
 from dangerous_driving.observability.stages import Stage, tasks_reached
 from dangerous_driving.tasks.derivation import require_captured_by, tasks_from_detection
+from dangerous_driving.tasks.pictures import with_pictures_stored
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +43,7 @@ class TasksService:
         engine: of the ledger.
         consumer: of detection results.
         producer: for the tasks; None where the Flink job sends them and this service keeps the ledger alone.
+        store: for pictures that came inside a message.
         window_length: s.
         delivery_timeout: s for the brokers' receipts of one batch.
         clock: tells a capture time in the future.
@@ -55,6 +59,7 @@ class TasksService:
         consumer: Receiver,
         producer: Sender | None,
         *,
+        store: ObjectStore,
         window_length: int,
         delivery_timeout: float,
         clock: Callable[[], datetime] = now_utc,
@@ -62,10 +67,13 @@ class TasksService:
         self._engine = engine
         self._consumer = consumer
         self._producer = producer
+        self._store = store
         self._window_length = window_length
         self._delivery_timeout = delivery_timeout
         self._clock = clock
         self._partitions = Partitions()
+        #: partition and offset of what was set aside of the batch in hand: one dead letter, however often it is tried
+        self._aside: set[tuple[int, int]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; a batch in hand is finished first, unless a store it needs stays away."""
@@ -88,6 +96,9 @@ class TasksService:
         """
         tasks = [task for result in results for task in tasks_from_detection(result)]
         new = record_detections(self._engine, self._partitions, results, tasks, window_length=self._window_length)
+        if self._producer is None and (carried := [task for task in tasks if task.group_image_base64]):
+            # a scheduler that had the task from the Flink job sooner wrote its row without the URL
+            name_pictures(self._engine, carried)
         tasks_reached(Stage.RECORDED, tasks)  # before they are sent, since the span goes with the message
         if self._producer is not None:
             deliveries = [self._producer.send(Topic.ASSESSMENT_TASKS, task, key=task.camera_id) for task in tasks]
@@ -103,22 +114,27 @@ class TasksService:
         for item in received:
             try:
                 require_captured_by(item.message, now)
+                message = with_pictures_stored(item.message, self._store)
             except ContractError as error:
-                self._consumer.set_aside(item, str(error), error.field)
+                self._refused(item, error)
             else:
-                usable.append(item)
+                usable.append(replace(item, message=message))
         if usable:
             without_refused(usable, lambda part: self.handle([item.message for item in part]), self._refused)
 
     def _refused(self, item: Received[DetectionResult], error: DangerousDrivingError) -> None:
-        self._consumer.set_aside(item, str(error))
+        place = item.partition, item.offset
+        if place not in self._aside:
+            self._consumer.set_aside(item, str(error), error.field if isinstance(error, ContractError) else "")
+            self._aside.add(place)
 
     def _until_done(self, stop: threading.Event, received: Sequence[Received[DetectionResult]]) -> bool:
-        # the batch stays in hand: neither lost nor committed while the database or the brokers are away
+        # the batch stays in hand: neither lost nor committed while the database, the brokers or the store are away
+        self._aside.clear()
         while True:
             try:
                 self._work(received)
-            except (LedgerError, BrokerError) as error:
+            except (LedgerError, BrokerError, ObjectStoreError) as error:
                 if not error.retriable:
                     raise  # a defect: uncommitted and loud, not one more try for ever
                 log.warning("batch_waits", reason=str(error))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.assessor import Assessor, Outcome
+from dangerous_driving.assessment.prompt import Prompt
 from dangerous_driving.contracts import Lane, RiskLevel, Stage
 from dangerous_driving.errors import ObjectStoreError
 from dangerous_driving.ledger import assessments, claims
 from dangerous_driving.ledger.claims import Claim
+from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.settings import LlmSettings
+from dangerous_driving.tasks.derivation import tasks_from_detection
 
 if TYPE_CHECKING:
     from tests.assessment.conftest import Bench
@@ -143,6 +150,42 @@ async def test_a_picture_that_is_none_is_the_cause_of_the_failure(
     bench.rows(f"UPDATE assessment_task SET group_image_url = '{url}' RETURNING 1")
     assert await assess_all(bench) == [Outcome.FAILED]
     assert bench.rows("SELECT failure_code, calls FROM assessment_task") == [(code, 0)]
+
+
+async def given_inside_the_message(bench: Bench, at: datetime, image: bytes) -> Outcome:
+    """A task of the topic whose picture came with it; neither the ledger nor the store has that one."""
+    (task,) = tasks_from_detection(bench.record(at))
+    given = task.model_copy(update={"group_image_url": None, "group_image_base64": base64.b64encode(image).decode()})
+    async with bench.assessor() as assessor:
+        [held] = claims.claim_tasks(
+            bench.engine, Partitions(), assessor.worker, [given], [], deferred_reason="", window_length=60
+        )
+        return await assessor.assess(held, Lane.REALTIME)
+
+
+async def test_a_picture_inside_the_message_is_scaled_down_like_one_of_the_store(
+    bench: Bench, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    url_of = Prompt.picture_url
+
+    def noted(prompt: Prompt, image: bytes | str) -> str:
+        asked.append(url_of(prompt, image))
+        return asked[-1]
+
+    monkeypatch.setattr(Prompt, "picture_url", noted)
+    done, large = cv2.imencode(".jpg", np.zeros((2160, 3840, 3), np.uint8))
+    assert done
+    assert await given_inside_the_message(bench, now, bytes(large)) is Outcome.ASSESSED
+    [url] = set(asked)
+    sent = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+    assert sent is not None
+    assert max(sent.shape) <= LlmSettings().image_longest_side
+
+
+async def test_what_is_no_picture_inside_the_message_is_the_cause_of_the_failure(bench: Bench, now: datetime) -> None:
+    assert await given_inside_the_message(bench, now, b"not a picture") is Outcome.FAILED
+    assert bench.rows("SELECT failure_code, calls FROM assessment_task") == [("image_unreadable", 0)]
 
 
 async def test_while_the_store_is_away_tasks_wait_for_the_window_lane_with_all_their_attempts(

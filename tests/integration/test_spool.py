@@ -368,8 +368,8 @@ def test_a_killed_site_leaves_no_more_to_import_than_what_it_had_in_its_hands(tm
             message_id_of(*numbered(number)) for number in range(sites[1].last - 100, sites[1].last + 2)
         }
         arrived = {result.message_id for result in topic_content(kafka, dealt_with - in_hand)}
-        record(ledger, kafka, arrived)
-    store = open_store(ObjectsSettings(folder=tmp_path / "objects"))
+        store = open_store(ObjectsSettings(folder=tmp_path / "objects"))
+        record(ledger, kafka, store, arrived)
     stored = {DetectionResult.from_json(store.get(key)).message_id for key in store.list("frames/") if ".json" in key}
     assert dealt_with <= stored
     assert stored - arrived <= in_hand
@@ -377,7 +377,7 @@ def test_a_killed_site_leaves_no_more_to_import_than_what_it_had_in_its_hands(tm
     assert (found.found, found.written) == (len(stored), len(stored - arrived))
 
 
-def record(ledger: Engine, kafka: KafkaSettings, arrived: set[str]) -> None:
+def record(ledger: Engine, kafka: KafkaSettings, store: ObjectStore, arrived: set[str]) -> None:
     """Have the tasks service bring what is on the topic into the ledger."""
     stop = threading.Event()
     missing = set(arrived)
@@ -396,4 +396,4 @@ def record(ledger: Engine, kafka: KafkaSettings, arrived: set[str]) -> None:
             kafka, {Topic.DETECTION_RESULTS: DetectionResult}, name="tasks", policy=AckPolicy.AFTER_EFFECT
         ) as consumer,
     ):
-        Recorder(ledger, consumer, producer, window_length=60, delivery_timeout=10).run(stop)
+        Recorder(ledger, consumer, producer, store=store, window_length=60, delivery_timeout=10).run(stop)

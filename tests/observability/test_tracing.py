@@ -215,7 +215,7 @@ def walk(
                 broker, {Topic.DETECTION_RESULTS: DetectionResult}, name="tasks", policy=AckPolicy.AFTER_EFFECT
             ) as results,
         ):
-            service = TasksService(ledger, results, producer, window_length=60, delivery_timeout=30)
+            service = TasksService(ledger, results, producer, store=store, window_length=60, delivery_timeout=30)
             with running(service.run):
                 wait_for(lambda: "task" in names("tasks"), "the task")
 

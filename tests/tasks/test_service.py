@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
 from dangerous_driving.contracts import AssessmentTask, DetectionResult, Message
-from dangerous_driving.errors import BrokerError
+from dangerous_driving.errors import BrokerError, ObjectStoreError
+from dangerous_driving.ledger.claims import claim_tasks, start_worker
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Topic
 from dangerous_driving.messaging.consumer import Received
+from dangerous_driving.objects import FolderStore, ObjectStore
 from dangerous_driving.simulation.messages import detection_result
+from dangerous_driving.tasks.derivation import tasks_from_detection
 from dangerous_driving.tasks.service import TasksService
 
 pytestmark = pytest.mark.integration
@@ -67,14 +73,24 @@ class FakeBroker:
         return FakeDelivery(self)
 
 
+class NoStore(FolderStore):
+    def put(self, key: str, data: bytes, content_type: str) -> str:
+        raise AssertionError("no picture came, so nothing is to be stored")
+
+
 def run(
-    ledger: Engine, batches: Sequence[Sequence[DetectionResult]], *, refusals: int = 0, sends: bool = True
+    ledger: Engine,
+    batches: Sequence[Sequence[DetectionResult]],
+    *,
+    refusals: int = 0,
+    sends: bool = True,
+    store: ObjectStore = NoStore(Path("/nowhere")),  # noqa: B008 - keeps nothing
 ) -> FakeBroker:
     stop = threading.Event()
     broker = FakeBroker(batches, stop)
     broker.refusals = refusals
     service = TasksService(
-        ledger, broker, broker if sends else None, window_length=60, delivery_timeout=1, clock=lambda: NOW
+        ledger, broker, broker if sends else None, store=store, window_length=60, delivery_timeout=1, clock=lambda: NOW
     )
     service.RETRY_SECONDS = 0.01
     service.run(stop)
@@ -155,3 +171,82 @@ def test_a_frame_from_the_future_is_set_aside_with_the_field_and_one_of_last_yea
     assert "clock" in reason
     assert count(ledger, "frame") == 1
     assert len(broker.commits_at) == 1
+
+
+PICTURE = b"\xff\xd8\xff a JPEG"
+
+
+def frame_of_another_detector(message_id: str | None = None) -> DetectionResult:
+    """Its pictures lie in the message; one group has a URL all the same."""
+    frame = detection_result("sim-1", AT, groups=3)
+    text = base64.b64encode(PICTURE).decode()
+    urls = (None, None, "https://elsewhere/3.jpg")
+    groups = tuple(
+        group.model_copy(update={"group_image_base64": text, "group_image_url": url})
+        for group, url in zip(frame.traffic_groups, urls, strict=True)
+    )
+    return frame.model_copy(update={"traffic_groups": groups, "message_id": message_id or frame.message_id})
+
+
+def urls_of(ledger: Engine) -> list[str]:
+    with transaction(ledger) as connection:
+        return list(connection.scalars(text("SELECT group_image_url FROM assessment_task ORDER BY group_index")))
+
+
+def test_a_picture_inside_a_message_is_in_the_store_for_every_later_lane(ledger: Engine, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    broker = run(ledger, [[frame_of_another_detector()]] * 2, store=store)
+    first, second, third = urls_of(ledger)
+    assert store.get(store.key(first)) == store.get(store.key(second)) == PICTURE
+    assert third == "https://elsewhere/3.jpg"
+    assert len(list(store.list("groups/"))) == 2
+    told = {message.group_image_url for _, message, _ in broker.sent if isinstance(message, AssessmentTask)}
+    assert told == {first, second, third}
+
+
+def test_with_flink_a_row_that_a_scheduler_wrote_first_gets_its_picture(ledger: Engine, tmp_path: Path) -> None:
+    frame = frame_of_another_detector()
+    tasks = tasks_from_detection(frame)
+    claim_tasks(
+        ledger,
+        Partitions(),
+        start_worker(ledger, service="assess", node="test", pid=1),
+        tasks,
+        [],
+        deferred_reason="",
+        window_length=60,
+    )
+    assert urls_of(ledger)[:2] == [None, None]
+    run(ledger, [[frame]], sends=False, store=(store := FolderStore(tmp_path)))
+    first, second, third = urls_of(ledger)
+    assert {store.key(first), store.key(second)} == set(store.list("groups/"))
+    assert third == "https://elsewhere/3.jpg"
+
+
+def test_an_id_that_can_be_no_key_sets_its_message_aside_alone(ledger: Engine, tmp_path: Path) -> None:
+    bad = frame_of_another_detector("../../etc/passwd")
+    broker = run(ledger, [[bad, *frames(1)]], store=FolderStore(tmp_path))
+    [(item, reason, _)] = broker.set_asides
+    assert item.message.message_id == bad.message_id
+    assert "passwd" in reason
+    assert count(ledger, "frame") == 1
+
+
+class AwayAtFirst(FolderStore):
+    refusals = 3
+
+    def put(self, key: str, data: bytes, content_type: str) -> str:
+        if self.refusals:
+            self.refusals -= 1
+            raise ObjectStoreError("the store does not answer")
+        return super().put(key, data, content_type)
+
+
+def test_while_the_store_is_away_the_batch_stays_in_hand_and_makes_one_dead_letter(
+    ledger: Engine, tmp_path: Path
+) -> None:
+    early = detection_result("sim-1", NOW + timedelta(days=2), groups=1)
+    broker = run(ledger, [[early, frame_of_another_detector()]], store=AwayAtFirst(tmp_path))
+    assert [item.message.message_id for item, _, _ in broker.set_asides] == [early.message_id]
+    assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (1, 3)
+    assert broker.commits_at == [3]
