@@ -141,13 +141,14 @@ def publish_pending(engine: Engine, send: Callable[[Sequence[AlertMessage]], Non
 
 @dataclass(frozen=True)
 class AlertFilter:
-    """Which alerts; None is no condition. ``level`` is a lowest peak level, times are of opening."""
+    """Which alerts; None is no condition. ``level`` is a lowest peak level, ``since`` and ``before`` are of opening."""
 
     camera_id: str | None = None
     level: RiskLevel | None = None
     states: tuple[AlertState, ...] = ()
     since: datetime | None = None
     before: datetime | None = None
+    changed_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ def list_alerts(
         conditions.append(Alert.opened_at >= wanted.since)
     if wanted.before is not None:
         conditions.append(Alert.opened_at < wanted.before)
+    if wanted.changed_since is not None:
+        conditions.append(Alert.updated_at >= wanted.changed_since)
     if after is not None:
         conditions.append(tuple_(Alert.opened_at, Alert.alert_id) < (after.opened_at, after.alert_id))
     statement = (

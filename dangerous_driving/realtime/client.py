@@ -61,8 +61,8 @@ class BridgeClient:
 
     #: Of the newest alerts, how many the ledger is asked for when a break was too long for the bridge to resume.
     PAGE: ClassVar[int] = 200
-    #: An alert is dated by the capture of its first frame and told once that is assessed.
-    DECISION: ClassVar[timedelta] = timedelta(seconds=30)
+    #: The clocks of bridge and alerts service may differ, and a change is told a moment after its time.
+    OVERLAP: ClassVar[timedelta] = timedelta(seconds=30)
 
     def __init__(
         self,
@@ -184,10 +184,10 @@ class BridgeClient:
                 self._complete_until = self.greeting.server_time
 
     async def _from_ledger(self, now: datetime) -> list[Alert]:
-        """The alerts since the one that was seen last, the oldest first, when the bridge could not resume them all."""
+        """All that changed since the last change that was seen, the oldest alert first: the bridge could not resume it."""
         async with self._http() as http:
-            since = await self._opened_last(http) or iso_milliseconds((self._complete_until or now) - self.DECISION)
-            wanted = {"limit": str(self.PAGE), "since": since}
+            since = await self._seen_last(http) or self._complete_until or now
+            wanted = {"limit": str(self.PAGE), "changedSince": iso_milliseconds(since - self.OVERLAP)}
             if self._wanted.cameras is not None and len(self._wanted.cameras) == 1:
                 wanted["camera"] = self._wanted.cameras[0]
             found: list[Alert] = []
@@ -199,16 +199,18 @@ class BridgeClient:
                 wanted["cursor"] = page["nextCursor"]
         return [alert for alert in reversed(found) if self._wants(alert)]
 
-    async def _opened_last(self, http: httpx.AsyncClient) -> str | None:
-        """When the alert that was seen last had opened; None if none was seen, or the ledger does not know it."""
+    async def _seen_last(self, http: httpx.AsyncClient) -> datetime | None:
+        """When the change that was seen last was made; None if none was seen, or the ledger does not know it."""
         if self.position is None:
             return None
-        seen = await http.get(f"/api/alerts/{quote(self.position.partition(':')[0])}")
+        alert_id, _, version = self.position.partition(":")
+        seen = await http.get(f"/api/alerts/{quote(alert_id, safe='')}")
         if seen.status_code == httpx.codes.NOT_FOUND:
             log.warning("position_unknown", position=self.position)
             self.position = None
             return None
-        return str(_ok(seen).json()["alert"]["openedAt"])
+        changes = (Alert.model_validate(step["alert"]) for step in _ok(seen).json()["history"])
+        return next((alert.updated_at for alert in changes if str(alert.version) == version), None)
 
     def _wants(self, alert: Alert) -> bool:
         # what is resumed comes before the subscription is known to the bridge

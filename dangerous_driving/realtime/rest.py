@@ -206,15 +206,25 @@ class Rest:
         camera: Annotated[str | None, Query(pattern=f"^{CAMERA_ID_PATTERN.pattern}$")] = None,
         level: Annotated[RiskLevel | None, Query(description="lowest peak level")] = None,
         state: Annotated[list[AlertState] | None, Query()] = None,
-        since: Annotated[AwareDatetime | None, Query()] = None,
-        before: Annotated[AwareDatetime | None, Query()] = None,
+        since: Annotated[AwareDatetime | None, Query(description="opened then or later")] = None,
+        before: Annotated[AwareDatetime | None, Query(description="opened before")] = None,
+        changed_since: Annotated[
+            AwareDatetime | None, Query(alias="changedSince", description="changed then or later")
+        ] = None,
         cursor: Annotated[
             str | None, Query(pattern=_CURSOR.pattern, description="nextCursor of the page before")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> AlertPage:
         """Alerts, those opened last first."""
-        wanted = AlertFilter(camera_id=camera, level=level, states=tuple(state or ()), since=since, before=before)
+        wanted = AlertFilter(
+            camera_id=camera,
+            level=level,
+            states=tuple(state or ()),
+            since=since,
+            before=before,
+            changed_since=changed_since,
+        )
         found = ledger.list_alerts(self._engine, wanted, limit=limit + 1, after=_position(cursor))
         items = found[:limit]
         stages: dict[str, tuple[StageTime, ...]] = {}

@@ -113,6 +113,25 @@ async def test_a_break_too_long_to_resume_is_read_from_the_ledger(
         assert len(set(seen)) == len(seen)
 
 
+async def test_a_long_break_loses_no_alert_that_rose_in_it_to_the_wanted_level(
+    bridge: RunningBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dangerous_driving.realtime.socket.RESUME_LIMIT", 2)
+    before = a_sighting(a_frame("risen", moment(seconds_ago=4)), RiskLevel.MEDIUM)
+    (low,) = await asyncio.to_thread(bridge.decide, before)
+    client = BridgeClient(bridge.url, minimum_level=RiskLevel.HIGH)
+    async with watching(client) as first:
+        (seen_last,) = await asyncio.to_thread(bridge.decide, a_sighting(a_frame("north", moment(seconds_ago=2))))
+        assert await first.ids(1) == [seen_last.alert_id]
+    assert low.opened_at < seen_last.opened_at
+    (risen,) = await asyncio.to_thread(bridge.decide, a_sighting(a_frame("risen")))
+    assert risen.alert_id == low.alert_id
+    for number in range(5):
+        await in_thread(bridge, f"busy{number}", level=RiskLevel.MEDIUM)
+    async with watching(BridgeClient(bridge.url, position=client.position, minimum_level=RiskLevel.HIGH)) as second:
+        assert risen.alert_id in await second.ids(1)
+
+
 def quiet_client(bridge: RunningBridge) -> BridgeClient:
     """Of a camera that has shown nothing yet."""
     return BridgeClient(bridge.url, cameras=["quiet"])

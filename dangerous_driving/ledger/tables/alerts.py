@@ -84,6 +84,7 @@ class Alert(Base):
         Index("ix_alert_open", "camera_id", postgresql_where=text("state IN ('provisional', 'open')")),
         Index(None, "camera_id", "last_seen_at"),
         Index(None, "opened_at"),
+        Index(None, "updated_at"),
         Index("ix_alert_unpublished", "alert_id", postgresql_where=text("published_version < version")),
         Index("ix_alert_unplanned", "alert_id", postgresql_where=text("planned_version < version")),
         Index("ix_alert_announced", "camera_id", "announced_at", postgresql_where=text("announced_at IS NOT NULL")),
