@@ -137,8 +137,18 @@ def _plausible(value: datetime) -> datetime:
     return value
 
 
+def _written_as_date(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # a number, too: it could be seconds or milliseconds
+        raise ValueError("a time in ISO 8601 is needed, such as 2025-10-20T10:30:45.123Z") from None
+
+
 Timestamp = Annotated[
     AwareDatetime,
+    BeforeValidator(_written_as_date),
     AfterValidator(_plausible),
     AfterValidator(in_utc_milliseconds),
     PlainSerializer(iso_milliseconds, when_used="json"),
@@ -193,7 +203,8 @@ class Message(BaseModel):
         if b"\0" in raw or ESCAPED_NUL.search(raw):
             raise ContractError(cls.__name__, "", "a NUL character, which no table can hold")
         try:
-            return cls.model_validate_json(raw)
+            # strict: what is meant as a number is no text, or the sender and this platform read it differently one day
+            return cls.model_validate_json(raw, strict=True, by_alias=True, by_name=False)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise ContractError(cls.__name__, _path(first["loc"]), first["msg"]) from error

@@ -13,7 +13,8 @@
     ├── ObjectStoreError       the object store refused or did not answer                 retriable
     │   └── ObjectNotFoundError  there is no object of that key
     ├── LedgerError            the database refused or did not answer                     retriable
-    │   ├── StatementRefusedError  it does not take these values
+    │   ├── StatementRefusedError  it does not take these values                         dead-letter
+    │   ├── UnfitLedgerError   it lacks a table or column, or the role may not do this     the service ends
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
     ├── BridgeError            the realtime bridge did not answer, or could not do it now         retriable
     │   └── BridgeRefusedError   it does not accept the token, the act or the address
@@ -120,7 +121,13 @@ class LedgerError(DangerousDrivingError):
 
 
 class StatementRefusedError(LedgerError):
-    """The database does not take these values or this statement: trying again changes nothing."""
+    """The database does not take these values: trying again changes nothing."""
+
+    retriable = False
+
+
+class UnfitLedgerError(LedgerError):
+    """The database lacks a table or column, or its role may not do this: no message is to blame, and all of them fail."""
 
     retriable = False
 

@@ -228,6 +228,7 @@ def tasks(settings: Settings, *, leash: bool) -> None:
             consumer,
             producer if settings.tasks.generator is Generator.PYTHON else None,
             store=open_store(settings.objects),
+            in_flight=min(2000, max(settings.kafka.max_unacknowledged // 2, 1)),
             window_length=settings.windows.length,
             delivery_timeout=settings.kafka.delivery_timeout,
         ).run(process.stop)

@@ -140,7 +140,7 @@ def policy_of(settings: KeysSettings) -> Policy:
         realtime_reserve=settings.realtime_reserve,
         recovery=settings.recovery,
         lease=settings.lease,
-        lane_weights=settings.lane_weights,
+        lane_weights={lane: weight for lane, weight in settings.lane_weights.items()},  # noqa: C416 - to plain text keys
         budgets={lane: Budget(budget.calls, budget.cost) for lane, budget in settings.budgets.items()},
         members=settings.processes,
     )

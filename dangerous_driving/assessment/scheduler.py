@@ -19,9 +19,10 @@ from dangerous_driving.assessment.admission import ClaimQueue, admit
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.switch import LaneSwitch
 from dangerous_driving.contracts import AssessmentTask, Lane
-from dangerous_driving.errors import BrokerError, LedgerError, NoKeyError
+from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError, NoKeyError
 from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, held_by, release
 from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.messaging import Received
 from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.messaging.seam import Receiver
 from dangerous_driving.observability.metrics import IN_FLIGHT, QUEUE_DEPTH, TASKS_DEFERRED
@@ -110,24 +111,38 @@ class Scheduler:
         while not stop.is_set():
             try:
                 received = self._consumer.poll(self.POLL_SECONDS, self._settings.batch_size)
-                if not received:
-                    continue
-                # a task that the ledger refuses goes to dead-letter alone
-                claimed = without_refused(
-                    received,
-                    lambda part: self._claim([item.message for item in part], stop),
-                    lambda item, error: self._consumer.set_aside(item, str(error)),
-                )
-                claims = [claim for part in claimed for claim in part or ()]
-                if claims:
-                    loop.call_soon_threadsafe(self._enqueue, claims)
-                if None in claimed:
-                    return
-                self._consumer.commit()
+                if received and self._taken(list(received), stop, loop):
+                    self._consumer.commit()
             except BrokerError as error:
-                # a dead letter or a commit that the brokers did not take: tasks come again, and are claimed once
+                # a commit that the brokers did not take: those tasks may come again, and are claimed once
                 log.warning("tasks_come_again", reason=str(error))
                 stop.wait(self.RETRY_SECONDS)
+
+    def _taken(
+        self, in_hand: list[Received[AssessmentTask]], stop: threading.Event, loop: asyncio.AbstractEventLoop
+    ) -> bool:
+        """Claim, defer or set aside each task of a batch; False where `stop` came first: then it comes again."""
+
+        def claim(part: Sequence[Received[AssessmentTask]]) -> bool:
+            claims = self._claim([item.message for item in part], stop)
+            if claims:
+                loop.call_soon_threadsafe(self._enqueue, claims)
+            return claims is not None
+
+        def set_aside(item: Received[AssessmentTask], error: DangerousDrivingError) -> None:
+            self._consumer.set_aside(item, str(error))
+            in_hand.remove(item)
+
+        while in_hand:
+            try:
+                # a task that the ledger refuses goes to dead-letter alone
+                return all(without_refused(tuple(in_hand), claim, set_aside))
+            except BrokerError as error:
+                # its dead letter is not there: a commit would cover what nobody has
+                log.warning("batch_waits", reason=str(error))
+                if stop.wait(self.RETRY_SECONDS):
+                    return False
+        return True
 
     def _claim(self, tasks: Sequence[AssessmentTask], stop: threading.Event) -> list[Claim] | None:
         switched = [task for task in tasks if self._elsewhere(task.camera_id)]

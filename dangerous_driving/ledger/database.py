@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from dangerous_driving.errors import LedgerError, StatementRefusedError
+from dangerous_driving.errors import LedgerError, StatementRefusedError, UnfitLedgerError
 from dangerous_driving.settings import DatabaseSettings
 
 
@@ -51,7 +51,12 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise LedgerError(
             "no connection came free in time; raise database.pool_size, or look for slow queries"
         ) from error
-    except (DataError, IntegrityError, ProgrammingError) as error:
+    except ProgrammingError as error:
+        raise UnfitLedgerError(
+            f"the database does not fit this release ({_first_line(error)}); run 'dangerous-driving db migrate', and check"
+            " what the role of database.url may do"
+        ) from error
+    except (DataError, IntegrityError) as error:
         raise StatementRefusedError(f"the database refused a statement ({_first_line(error)})") from error
     except DBAPIError as error:
         raise LedgerError(f"the database refused a statement ({_first_line(error)})") from error

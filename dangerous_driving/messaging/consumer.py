@@ -139,6 +139,8 @@ class Consumer(Generic[MessageT]):
             "heartbeat_interval_ms": milliseconds(min(HEARTBEAT_INTERVAL_MAX, kafka.session_timeout / 3)),
             "fetch_max_wait_ms": milliseconds(kafka.fetch_wait),
             "max_partition_fetch_bytes": MAX_DEAD_LETTER_BYTES,
+            # tasks of the Flink job's open and broken transactions are not handed out (`tasks.guarantee`: exactly-once)
+            "isolation_level": "read_committed" if Topic.ASSESSMENT_TASKS in self._topics else "read_uncommitted",
             "metrics_enabled": False,  # the client's own bookkeeping, read by nobody
         }
 

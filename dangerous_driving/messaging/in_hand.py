@@ -63,6 +63,9 @@ class BatchesInHand:
             received: the batch.
             work: on all in the list, on which it may be tried again; it may take out what is done for good.
             stop: ends the waiting.
+
+        Raises:
+            DangerousDrivingError: one of `away` that does not pass by itself.
         """
         in_hand = list(received)
         pause, longest = self.backoff
@@ -72,6 +75,8 @@ class BatchesInHand:
                 try:
                     work(in_hand)
                 except self._away as error:
+                    if not error.retriable:
+                        raise  # a defect: uncommitted and loud, not one more try for ever
                     log.warning("batch_waits", messages=len(in_hand), reason=str(error))
                     if stop.wait(pause):
                         return False

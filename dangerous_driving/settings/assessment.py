@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from dangerous_driving.settings.section import Section
 
@@ -126,7 +126,7 @@ class KeysSettings(Section):
     lease: float = Field(
         default=0.5, ge=0, le=5, description="s for which a process takes slots ahead, so as not to ask for each call"
     )
-    lane_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    lane_weights: dict[Literal["window", "inline", "evaluation"], Annotated[float, Field(gt=0)]] = Field(
         default={"window": 3.0, "evaluation": 1.0}, description="of the lanes below realtime while several of them wait"
     )
     budgets: dict[Literal["realtime", "window", "inline", "evaluation"], BudgetSettings] = Field(
@@ -177,3 +177,11 @@ class AssessmentSettings(Section):
     inline_folder: Path = Field(
         default=Path("data/inline"), description="where the inline lane keeps answers until broker and ledger are back"
     )
+
+    @model_validator(mode="after")
+    def _heard_in_time(self) -> Self:
+        if self.worker_timeout < 2 * self.heartbeat_interval:
+            raise ValueError(
+                "worker_timeout is below two heartbeat_intervals: living workers would be given up between two heartbeats"
+            )
+        return self

@@ -18,7 +18,7 @@ from dangerous_driving.errors import ContractError
 from dangerous_driving.ledger.frames import known_frames, record_detections
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.objects import ObjectStore
-from dangerous_driving.tasks.derivation import tasks_from_detection
+from dangerous_driving.tasks.derivation import require_captured_by, tasks_from_detection
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ def reimport(
         since: only from this day on.
         on_progress: called with how many stored results were looked at so far.
     """
-    partitions = Partitions()
+    partitions, now = Partitions(), datetime.now(UTC)
     known: set[str] = set()
     known_of: tuple[str, date] | None = None  # keys come sorted: one camera's day after another
     found = written = 0
@@ -90,7 +90,9 @@ def reimport(
         if key.rsplit("/", 1)[1].removesuffix(".json") in known:
             continue
         try:
-            batch.append(DetectionResult.from_json(store.get(key)))
+            result = DetectionResult.from_json(store.get(key))
+            require_captured_by(result, now)
+            batch.append(result)
         except ContractError as error:
             log.warning("detection_result_unreadable", key=key, reason=str(error))
             unreadable.append(key)

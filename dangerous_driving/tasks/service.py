@@ -44,6 +44,7 @@ class TasksService:
         consumer: of detection results.
         producer: for the tasks; None where the Flink job sends them and this service keeps the ledger alone.
         store: for pictures that came inside a message.
+        in_flight: tasks that are sent before their receipts are awaited; below ``kafka.max_unacknowledged``.
         window_length: s.
         delivery_timeout: s for the brokers' receipts of one batch.
         clock: tells a capture time in the future.
@@ -62,6 +63,7 @@ class TasksService:
         store: ObjectStore,
         window_length: int,
         delivery_timeout: float,
+        in_flight: int = 2000,
         clock: Callable[[], datetime] = now_utc,
     ) -> None:
         self._engine = engine
@@ -70,6 +72,7 @@ class TasksService:
         self._store = store
         self._window_length = window_length
         self._delivery_timeout = delivery_timeout
+        self._in_flight = in_flight
         self._clock = clock
         self._partitions = Partitions()
         #: partition and offset of what was set aside of the batch in hand: one dead letter, however often it is tried
@@ -101,9 +104,11 @@ class TasksService:
             name_pictures(self._engine, carried)
         tasks_reached(Stage.RECORDED, tasks)  # before they are sent, since the span goes with the message
         if self._producer is not None:
-            deliveries = [self._producer.send(Topic.ASSESSMENT_TASKS, task, key=task.camera_id) for task in tasks]
-            for delivery in deliveries:
-                delivery.result(self._delivery_timeout)
+            for start in range(0, len(tasks), self._in_flight):
+                part = tasks[start : start + self._in_flight]
+                deliveries = [self._producer.send(Topic.ASSESSMENT_TASKS, task, key=task.camera_id) for task in part]
+                for delivery in deliveries:
+                    delivery.result(self._delivery_timeout)
             TASKS_CREATED.inc(len(tasks))
         FRAMES_RECORDED.inc(new)
         return tasks

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
+from dangerous_driving.alerts.inputs import Sighting
 from dangerous_driving.alerts.service import AlertsService
 from dangerous_driving.contracts import (
     Alert,
@@ -26,7 +27,13 @@ from dangerous_driving.contracts import (
     Stage,
     TrafficGroup,
 )
-from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError
+from dangerous_driving.errors import (
+    BrokerError,
+    DangerousDrivingError,
+    LedgerError,
+    StatementRefusedError,
+    UnfitLedgerError,
+)
 from dangerous_driving.ledger import alerts as ledger_alerts
 from dangerous_driving.ledger.alerts import AlertFilter
 from dangerous_driving.messaging import AckPolicy, Consumer, EmbeddedBroker, Producer, Received, Topic, apply
@@ -252,6 +259,42 @@ def test_offsets_are_committed_only_after_the_ledger_has_the_batch(
     assert producer.versions == [1]
     assert consumer.committed == 1
     assert not consumer.paused
+
+
+def test_a_refused_message_makes_one_dead_letter_however_often_its_batch_is_tried(
+    ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts, real = 0, ledger_alerts.advance
+
+    def refuse(engine: Engine, lifecycle: Any, sightings: Sequence[Sighting]) -> Any:
+        nonlocal attempts
+        if any(sighting.request_id == "frame0" for sighting in sightings):
+            raise StatementRefusedError("no such value")
+        attempts += 1
+        if attempts <= 4:
+            raise LedgerError("away")
+        return real(engine, lifecycle, sightings)
+
+    consumer = FakeConsumer([[answer(0), answer(1), answer(2), answer(3)]])
+    monkeypatch.setattr(ledger_alerts, "advance", refuse)
+    run(ledger, consumer, FakeProducer(), until=lambda: not consumer.paused)
+    assert [item.message.request_id for item, _, _ in consumer.set_asides] == ["frame0"]
+    assert [alert.last_request_id for alert in alerts(ledger)] == ["frame3"]
+    assert consumer.committed == 1
+
+
+def test_a_database_that_does_not_fit_ends_the_service_with_the_batch_uncommitted(
+    ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UnfitLedgerError("no such column")
+
+    consumer = FakeConsumer([[answer(0)]])
+    monkeypatch.setattr(ledger_alerts, "advance", refuse)
+    with pytest.raises(UnfitLedgerError):
+        run(ledger, consumer, FakeProducer())
+    assert consumer.committed == 0
+    assert consumer.set_asides == []
 
 
 def test_a_stop_while_the_database_is_away_gives_the_batch_back(

@@ -152,6 +152,7 @@ class Batches:
         self.commits = 0
         self.set_asides: list[tuple[Any, str, str]] = []
         self.on_commit: Callable[[], None] = lambda: None
+        self.on_set_aside: Callable[[], None] = lambda: None
 
     def offer(self, received: list[Any]) -> None:
         with self._lock:
@@ -165,6 +166,7 @@ class Batches:
         return []
 
     def set_aside(self, item: Any, reason: str, field: str = "") -> None:
+        self.on_set_aside()
         self.set_asides.append((item, reason, field))
 
     def commit(self) -> bool:

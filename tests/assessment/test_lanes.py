@@ -8,16 +8,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from dangerous_driving.assessment.scheduler import Scheduler
 from dangerous_driving.assessment.window_run import assess_window, is_assessable
 from dangerous_driving.assessment.windows import Window, window_of
 from dangerous_driving.contracts import DetectionResult, Lane
+from dangerous_driving.errors import BrokerError
 from dangerous_driving.ledger import claims, windows
+from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Topic
 from dangerous_driving.messaging.consumer import Received
 from dangerous_driving.settings import AssessmentSettings
+from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
 from tests.assessment.test_assessor import store_away
 
@@ -67,6 +71,27 @@ async def test_tasks_from_the_topic_are_claimed_before_the_commit_and_answered(
     assert batches.commits == 1
     assert seen == [[(False,)]]
     assert {result.metadata.lane for result in bench.sent.results} == {Lane.REALTIME}
+
+
+async def test_what_no_dead_letter_was_made_of_is_not_committed_and_makes_one(
+    bench: Bench, batches: Batches, now: datetime
+) -> None:
+    with transaction(bench.engine) as connection:
+        connection.execute(text("ALTER TABLE assessment_task ADD CHECK (priority < 0.99)"))
+    tasks = tasks_from_detection(detection_result("sim-1", now, groups=4))
+    tasks[1] = tasks[1].model_copy(update={"priority": 1.0})
+    refusals = iter([BrokerError("no leader"), BrokerError("no leader"), None])
+
+    def dead_letter() -> None:
+        assert batches.commits == 0
+        if error := next(refusals):
+            raise error
+
+    batches.on_set_aside = dead_letter
+    batches.offer([Received(Topic.ASSESSMENT_TASKS, 0, n, task.camera_id, task) for n, task in enumerate(tasks)])
+    await run_scheduler(bench, batches, STATES, [("failed", 3)])  # they have no pictures
+    assert [item.message.task_id for item, _, _ in batches.set_asides] == [tasks[1].task_id]
+    assert batches.commits == 1
 
 
 async def test_a_task_that_would_come_too_late_waits_for_its_window(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,12 +11,13 @@ from sqlalchemy import Engine, text
 
 from dangerous_driving.assessment.windows import window_of
 from dangerous_driving.contracts import AssessmentTask, Lane
-from dangerous_driving.errors import StaleClaimError, StatementRefusedError
+from dangerous_driving.errors import StaleClaimError, StatementRefusedError, UnfitLedgerError
 from dangerous_driving.ledger import assessments, claims, frames, windows
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
+from dangerous_driving.messaging.refusal import without_refused
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import tasks_from_detection
 
@@ -233,6 +235,21 @@ def test_a_window_of_thousands_of_groups_is_written(ledger: Engine) -> None:
 def test_what_the_database_cannot_hold_is_not_worth_another_try(ledger: Engine) -> None:
     with pytest.raises(StatementRefusedError) as caught, transaction(ledger) as connection:
         connection.execute(text("INSERT INTO camera (id, kind) VALUES ('a', 'no such kind')"))
+    assert not caught.value.retriable
+
+
+@pytest.mark.parametrize(
+    "statement", ["SELECT no_such_column FROM camera", "SELECT * FROM no_such_table", "CREATE ROLE x"]
+)
+def test_no_message_is_to_blame_for_a_database_that_does_not_fit(ledger: Engine, statement: str) -> None:
+    def refuse(part: Sequence[int]) -> None:
+        with transaction(ledger) as connection:
+            connection.execute(text("CREATE ROLE beginner"))
+            connection.execute(text("SET LOCAL ROLE beginner"))
+            connection.execute(text(statement))
+
+    with pytest.raises(UnfitLedgerError, match="db migrate") as caught:
+        without_refused([1, 2], refuse, lambda item, error: pytest.fail("a message was set aside"))
     assert not caught.value.retriable
 
 

@@ -233,6 +233,12 @@ def test_an_unreadable_stored_result_is_named_and_skipped_by_the_import(filled: 
     assert reimport(filled, store, window_length=LENGTH).unreadable == (key,)
 
 
+def test_a_stored_result_from_the_future_is_named_and_skipped_by_the_import(filled: Engine, store: FolderStore) -> None:
+    early = stored(store, detection_result("sim-1", datetime.now(UTC) + timedelta(days=3), groups=1))
+    [key] = reimport(filled, store, window_length=LENGTH).unreadable
+    assert early.message_id in key
+
+
 def test_a_claim_of_a_dead_worker_and_its_open_call_are_named(filled: Engine, store: FolderStore) -> None:
     worker = claims.start_worker(filled, service="assess", node="here", pid=2)
     result = stored(store, detection_result("sim-1", NOW - timedelta(seconds=20), groups=1))

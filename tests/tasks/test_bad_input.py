@@ -50,7 +50,7 @@ def test_a_field_that_is_missing_null_or_of_another_shape_is_named(name: str, va
     assert caught.value.field.startswith(name)
 
 
-def _box(part: str, box: list[float]) -> Callable[[dict[str, Any]], None]:
+def _box(part: str, box: list[Any]) -> Callable[[dict[str, Any]], None]:
     def damage(message: dict[str, Any]) -> None:
         message[part][1]["bbox"] = box
 
@@ -85,6 +85,11 @@ def _groups(count: int) -> Callable[[dict[str, Any]], None]:
         (_set("schemaVersion", 2), "schemaVersion"),
         (_set("timestamp", "2027-06-01T00:00:00Z"), "timestamp"),
         (_set("timestamp", "1999-06-01T00:00:00Z"), "timestamp"),
+        (_set("timestamp", 1760956245), "timestamp"),
+        (_set("timestamp", "1760956245"), "timestamp"),
+        (_set("imageWidth", "1920"), "imageWidth"),
+        (_set("imageWidth", True), "imageWidth"),
+        (_box("detectedObjects", ["1", "2", "3", "4"]), "detectedObjects[1].bbox"),
     ],
     ids=[
         "nan",
@@ -97,6 +102,11 @@ def _groups(count: int) -> Callable[[dict[str, Any]], None]:
         "new-version",
         "year-ahead",
         "last-century",
+        "seconds",
+        "seconds-as-text",
+        "text-for-a-number",
+        "true-for-a-number",
+        "texts-in-a-box",
     ],
 )
 def test_a_wrong_value_is_named(damage: Callable[[dict[str, Any]], None], field: str) -> None:

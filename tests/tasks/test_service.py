@@ -132,6 +132,39 @@ def test_a_batch_stays_in_hand_while_the_broker_refuses(ledger: Engine) -> None:
     assert len({message.task_id for _, message, _ in broker.sent if isinstance(message, AssessmentTask)}) == 3
 
 
+class NarrowBroker(FakeBroker):
+    """Takes few messages at a time, as a producer does at `kafka.max_unacknowledged`."""
+
+    waiting = 0
+
+    def send(self, topic: Topic, message: Message, key: str) -> FakeDelivery:
+        if self.waiting >= 5:
+            raise BrokerError("5 messages wait for the broker already")
+        self.waiting += 1
+        return super().send(topic, message, key)
+
+
+class NarrowDelivery(FakeDelivery):
+    def result(self, timeout: float) -> None:
+        broker = self._broker
+        assert isinstance(broker, NarrowBroker)
+        broker.waiting -= 1
+
+
+def test_a_batch_with_more_tasks_than_the_producer_holds_gets_through(
+    ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.tasks.test_service.FakeDelivery", NarrowDelivery)
+    stop = threading.Event()
+    broker = NarrowBroker([frames(4)], stop)
+    TasksService(
+        ledger, broker, broker, store=NoStore(Path("/nowhere")), window_length=60, delivery_timeout=1, in_flight=5,
+        clock=lambda: NOW,
+    ).run(stop)  # fmt: skip
+    assert len(broker.sent) == 12
+    assert broker.commits_at == [12]
+
+
 def test_a_frame_without_groups_is_a_frame_all_the_same(ledger: Engine) -> None:
     broker = run(ledger, [[detection_result("sim-1", AT, groups=0)]])
     assert (count(ledger, "frame"), count(ledger, "assessment_task")) == (1, 0)
