@@ -4,10 +4,10 @@
 # make test-flink  the Flink job on a real cluster, short
 # make kafka   three Apache Kafka brokers on this machine, with all topics, until Ctrl-C
 # make proof-kafka  nothing is lost or doubled while processes and brokers are killed (15 to 30 minutes)
-# make proof-flink  the same for the Flink job, in both guarantees (15 to 30 minutes)
+# make proof-flink  the same for the Flink job, in both guarantees (6 to 30 minutes)
 # make proof-bridge  bridges killed -9 in turn during 60 s of alerts with 50 clients (docs/proof/bridge.md)
-# make benchmark-key-pool  the key pool against others (16 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
-# make grafana  the dashboards' JSON, from infra/grafana/boards; make benchmark-marts: dbt on ten million assessments (an hour; ARGS=--quick)
+# make benchmark-key-pool  the key pool against others (18 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
+# make grafana  the dashboards' JSON, from infra/grafana/boards; make benchmark-marts: dbt on ten million assessments (25 minutes; ARGS=--quick)
 # make dashboards  each alert rule fires and resolves: a demo, real Prometheus and Alertmanager, one fault after the other (10 min)
 # make proof-logs  logs through rsyslog into OpenSearch, which is killed on the way: every line once
 # make check   lint, types, format, definitions

@@ -13,7 +13,7 @@ the simulated LLM's own rules, which know nothing but boxes: it overlooks danger
 
 **What is counted.** A *danger* is a chain of moments at which road users in sight truly endanger each other: two moments
 belong together when they share a road user, are of one kind (tailgating, cutting in and a near crash are one kind; a
-conflict with a person, wrong way, red light and pavement are each their own, see DESIGN section 8) and lie at most a gap
+conflict with a person, wrong way, red light and pavement are each their own, see the head of `alerts/lifecycle.py`) and lie at most a gap
 (three frame intervals) apart. Dangers whose groups were one traffic group at some moment are one danger: a group is what is assessed, so
 nobody could tell them apart. An alert *belongs* to the dangers in the groups whose whole answers it holds.
 

@@ -149,7 +149,9 @@ def open_redis(settings: RedisSettings) -> Any:
         import redis
     except ImportError as error:
         raise ConfigError(
-            "redis.url", "the client is not installed", "pip install 'dangerous-driving[redis]'"
+            "redis.url",
+            "the client is not installed",
+            "install the extra: python -m pip install -e '.[redis]' in the checkout",
         ) from error
     try:
         return redis.Redis.from_url(

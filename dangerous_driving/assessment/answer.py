@@ -1,4 +1,4 @@
-"""What a model answered about one group, brought to the platform's words (DESIGN section 7, "Answers"). Pure.
+"""What a model answered about one group, brought to the platform's words. Pure.
 
 Models fence, prefix, truncate, translate and invent. What can be understood is; what cannot is an
 :class:`~dangerous_driving.errors.AnswerError` that keeps the raw text, and never a level ``none``.

@@ -1,7 +1,7 @@
 """Risk levels and risk types as models name them, and the rule that lowers an unfounded ``high``. Pure.
 
-Models translate, paraphrase and exaggerate. What they say is brought to the four levels and to a closed table of types
-(DESIGN section 7, "Answers"); a type outside the table is kept as text and has no severity.
+Models translate, paraphrase and exaggerate. What they say is brought to the four levels and to a closed table of types;
+a type outside the table is kept as text and has no severity.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def level_named(text: str) -> RiskLevel | None:
 
 
 def level_by_confidence(confidence: float | None) -> RiskLevel:
-    """The level of a scene with a risk type whose level is not understood (DESIGN section 7)."""
+    """The level of a scene with a risk type whose level is not understood: the plan's thresholds of confidence."""
     if confidence is not None and confidence >= 0.80:  # noqa: PLR2004
         return RiskLevel.HIGH
     if confidence is not None and confidence >= 0.65:  # noqa: PLR2004

@@ -46,7 +46,7 @@ def export_onnx(model: str, out: Path | None, *, input_size: int, dynamic: bool)
         raise ConfigError(
             "weights export",
             "ultralytics is not installed",
-            "install the extra (pip install 'dangerous-driving[ultralytics]'; AGPL-3.0)",
+            "install the extra (python -m pip install -e '.[ultralytics]' in the checkout; AGPL-3.0)",
         ) from error
     if not given and len(source.parts) > 1:
         raise ConfigError(MODEL, f"there is no file {model}", "check the path")

@@ -42,7 +42,9 @@ def quantize_onnx(engine: CpuEngine, weights: Path, pictures: Sequence[Image], o
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise ConfigError(
-            "weights quantize", f"{error.name} is not installed", "install the extra dangerous-driving[quantize]"
+            "weights quantize",
+            f"{error.name} is not installed",
+            "install the extra: python -m pip install -e '.[quantize]' in the checkout",
         ) from error
 
     class Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types

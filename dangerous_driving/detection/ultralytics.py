@@ -40,7 +40,7 @@ class UltralyticsEngine:
             raise ConfigError(
                 "detection.engine",
                 "ultralytics is not installed",
-                "install the extra (pip install 'dangerous-driving[ultralytics]'; AGPL-3.0), or set it to cpu",
+                "install the extra (python -m pip install -e '.[ultralytics]' in the checkout; AGPL-3.0), or set it to cpu",
             ) from error
         try:
             self._model: Any = YOLO(str(weights), task="detect")

@@ -63,7 +63,7 @@ def require_set(engine: Engine) -> SetVersion:
             "evaluation",
             "there are no cases yet",
             "judge alerts on the page, import labelled pictures (dangerous-driving cases import), or make simulated ones "
-            "(dangerous-driving cases simulate)",
+            "(dangerous-driving simulate cases)",
         )
     return found
 

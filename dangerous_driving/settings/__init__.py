@@ -196,7 +196,7 @@ class CameraSettings(Section):
 
 
 class DetectionSettings(Section):
-    """Inference, grouping and crops (DESIGN section 6)."""
+    """Inference, grouping and crops."""
 
     engine: Literal["cpu", "ultralytics"] = Field(default="cpu", description="cpu: without torch, the small install")
     weights: Path | None = Field(default=None, description="YOLO weights; the cpu engine takes .onnx")
@@ -408,7 +408,7 @@ def load(path: Path | None = None) -> Settings:
     values = _yaml_mapping(named) if named else {}
     _refuse_unknown_variables()
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         setting = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -419,6 +419,14 @@ def load(path: Path | None = None) -> Settings:
         raise ConfigError(
             setting, first["msg"], f"set it in the YAML file or as {ENV_PREFIX}{setting.upper().replace('.', '__')}"
         ) from error
+    if (settings.keys.secrets or settings.keys.file) and "base_url" not in settings.llm.model_fields_set:
+        # neither keys nor pictures of streets go to an endpoint that nobody has named
+        raise ConfigError(
+            "llm.base_url",
+            "there are keys, but it is not said whose",
+            f"name the endpoint in the YAML file or as {ENV_PREFIX}LLM__BASE_URL, and its llm.model",
+        )
+    return settings
 
 
 def _yaml_mapping(path: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class QuietHours(Section):
 
 
 class AlertsSettings(Section):
-    """The alert lifecycle (DESIGN section 8)."""
+    """The alert lifecycle; its rules stand at the head of `alerts/lifecycle.py`."""
 
     open_level: RiskLevel = Field(default=RiskLevel.MEDIUM, description="an alert opens at this level or above")
     notify_level: RiskLevel = Field(default=RiskLevel.HIGH, description="an alert rings at this level or above")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 
+from dangerous_driving.contracts import AssessmentTask
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
-from dangerous_driving.messaging import Topic, apply, describe, group_lag
+from dangerous_driving.messaging import AckPolicy, Consumer, Topic, apply, describe, group_lag
 from dangerous_driving.messaging.topics import lag_of, open_admin
 from dangerous_driving.settings import KafkaSettings
+from dangerous_driving.simulation.messages import detection_result
+from dangerous_driving.tasks.derivation import tasks_from_detection
 from infra.kafka.cluster import KafkaCluster
 from proofs.fuzz import fuzz
 from proofs.kafka import BROKER_FAILURES, Generator, all_down, broker_down, kills, work_place
@@ -92,3 +97,27 @@ def test_no_message_stops_the_tasks_service_and_none_vanishes(
     ):
         fuzz(verdict, kafka, engine, generator, count=150)
     held(verdict)
+
+
+def test_tasks_of_a_broken_transaction_are_handed_to_nobody(kafka_cluster: KafkaCluster) -> None:
+    kafka = KafkaSettings(bootstrap_servers=kafka_cluster.bootstrap_servers, group_prefix=f"test-{uuid.uuid4().hex}")
+    apply(kafka)
+    camera = f"cam-{uuid.uuid4().hex[:8]}"
+    tasks = tasks_from_detection(detection_result(camera, datetime.now(UTC), groups=4))
+    # as the Flink job sends them with `tasks.guarantee: exactly-once`
+    job = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id=f"flink-{camera}")
+    job.init_transactions()
+    for part, end in ((tasks[:2], job.abort_transaction), (tasks[2:], job.commit_transaction)):
+        job.begin_transaction()
+        for task in part:
+            job.send(Topic.ASSESSMENT_TASKS.value, task.to_json(), key=camera.encode()).get(30)
+        end()
+    job.close()
+    wanted = {task.task_id for task in tasks[2:]}
+    seen: set[str] = set()
+    with Consumer(
+        kafka, {Topic.ASSESSMENT_TASKS: AssessmentTask}, name="assess", policy=AckPolicy.AFTER_EFFECT
+    ) as consumer:
+        while not wanted <= seen:  # pytest's time-out ends what never comes
+            seen |= {item.message.task_id for item in consumer.poll(0.5, 500) if item.key == camera}
+    assert seen == wanted

@@ -44,5 +44,5 @@ def _said_by(address_file: Path) -> str | None:
 
 def test_without_its_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    with pytest.raises(ConfigError, match=r"pip install 'dangerous-driving\[embedded\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[embedded\]'"):
         EmbeddedBroker().start()

@@ -16,7 +16,7 @@ from dangerous_driving.observability.service import ServiceProcess
 from dangerous_driving.settings import Settings
 from tests.observability.exposition import documented, problems, told
 
-#: DESIGN section 10: the names of the plan, kept.
+#: Names that dashboards of operators stand on: they are kept.
 OF_THE_PLAN = {
     "detection_total": {"camera_id"},
     "llm_calls_total": {"key_id", "status"},
