@@ -71,11 +71,19 @@ def test_secrets_and_credentials_are_never_shown(tmp_path: Path) -> None:
     text = """
 camera: {cameras: [{id: a, source: 'rtsp://user:hunter2@10.0.0.1:554/live?token=hunter2'}]}
 keys: {secrets: [sk-hunter2]}
+llm: {base_url: 'https://llm.example/v1'}
 objects: {secret_key: hunter2}
 """
     loaded = settings.load(write(tmp_path, text))
     assert "hunter2" not in repr(loaded) + loaded.model_dump_json()
     assert loaded.camera.cameras[0].shown_source == "rtsp://10.0.0.1:554/live"
+
+
+@pytest.mark.parametrize("keys", ["{secrets: [sk-1]}", "{file: /run/secrets/keys.yaml}"])
+def test_keys_and_pictures_go_to_no_endpoint_that_nobody_named(tmp_path: Path, keys: str) -> None:
+    with pytest.raises(ConfigError, match=r"llm\.base_url"):
+        settings.load(write(tmp_path, f"keys: {keys}"))
+    assert settings.load(write(tmp_path, f"keys: {keys}\nllm: {{base_url: 'https://llm.example/v1'}}")).keys
 
 
 def test_a_secret_in_a_wrong_value_does_not_reach_the_error(tmp_path: Path) -> None:
@@ -85,7 +93,7 @@ def test_a_secret_in_a_wrong_value_does_not_reach_the_error(tmp_path: Path) -> N
 
 
 def test_a_demo_s_folder_keeps_all_settings_readable_for_its_services_alone(tmp_path: Path) -> None:
-    text = "camera: {cameras: [{id: a, source: 'rtsp://user:hunter2@10.0.0.1/live'}]}\nkeys: {secrets: [sk-1]}\nkafka: {api_version: [2, 3]}\n"
+    text = "camera: {cameras: [{id: a, source: 'rtsp://user:hunter2@10.0.0.1/live'}]}\nkeys: {secrets: [sk-1]}\nllm: {base_url: 'https://llm.example/v1'}\nkafka: {api_version: [2, 3]}\n"
     loaded = settings.load(write(tmp_path, text))
     folder = DataFolder(tmp_path / "demo")
     folder.open()
