@@ -9,6 +9,7 @@
 # make benchmark-key-pool  the key pool against others (18 min; ARGS=--quick: 3 min); make proof-schedulers: kills schedulers for 5 min
 # make grafana  the dashboards' JSON, from infra/grafana/boards; make benchmark-marts: dbt on ten million assessments (25 minutes; ARGS=--quick)
 # make dashboards  each alert rule fires and resolves: a demo, real Prometheus and Alertmanager, one fault after the other (10 min)
+# make pictures  the documentation's pictures of the page, from a demo that runs beside it
 # make proof-logs  logs through rsyslog into OpenSearch, which is killed on the way: every line once
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
@@ -25,7 +26,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs grafana benchmark-marts
+.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs pictures grafana benchmark-marts
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -109,6 +110,9 @@ $(FLINK)/.ready: requirements-flink.txt
 	$(FLINK)/bin/python -m pip install --quiet --require-hashes --requirement requirements-flink.txt
 	$(FLINK)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+pictures: $(VENV)/.dev system-packages
+	$(BIN)/python -m proofs.pictures $(ARGS)
 
 # What it prints is kept, with commit and machine.
 proof-backfill: $(VENV)/.dev system-packages
