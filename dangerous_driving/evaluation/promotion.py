@@ -58,6 +58,7 @@ def policy_of(settings: EvaluationSettings) -> GatePolicy:
         significance=settings.significance,
         min_coverage=settings.min_coverage,
         min_cases=settings.min_cases,
+        margin=settings.margin,
     )
 
 
@@ -110,7 +111,11 @@ def rule(
         resamples=settings.evaluation.resamples,
     )
     decision = decide(
-        compared.differences, cases=compared.cases, coverage=compared.coverage, policy=policy_of(settings.evaluation)
+        compared.differences,
+        cases=compared.cases,
+        coverage=compared.coverage,
+        champion_coverage=compared.champion_coverage,
+        policy=policy_of(settings.evaluation),
     )
     decision_id = promotions.keep_decision(
         engine,

@@ -35,8 +35,16 @@ class EvaluationSettings(Section):
         description="metrics on which a challenger may not be significantly worse",
     )
     significance: float = Field(default=0.05, gt=0, lt=0.5, description="level of the gate's tests")
-    min_coverage: float = Field(default=0.95, ge=0, le=1, description="share of cases that a challenger must answer")
+    min_coverage: float = Field(
+        default=0.95, ge=0, le=1, description="share of cases that champion and challenger must answer"
+    )
     min_cases: int = Field(default=30, gt=0, description="held-out cases below which nothing is promoted")
+    margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="loss of a guarded metric that its 95 % interval has to rule out before a challenger is better",
+    )
     held_out_share: float = Field(
         default=0.5, gt=0, le=1, description="of camera-days, kept from those who write prompts and judged by"
     )
