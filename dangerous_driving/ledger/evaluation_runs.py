@@ -244,6 +244,12 @@ def find_run(engine: Engine, *, prompt_version: str, model: str, set_version: in
     return found[0] if found else None
 
 
+def evaluated_digest(engine: Engine, prompt_version: str) -> str | None:
+    """Of the file that answered under this version; it never changes (see `open_run`). None: it was never evaluated."""
+    found = _runs(engine, EvaluationRun.prompt_version == prompt_version, limit=1)
+    return found[0].key.prompt_digest if found else None
+
+
 def get_run(engine: Engine, run: str) -> RunRow | None:
     """One run."""
     found = _runs(engine, EvaluationRun.run == run, limit=1)
