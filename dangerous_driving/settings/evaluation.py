@@ -62,6 +62,12 @@ class EvaluationSettings(Section):
     resamples: int = Field(default=2000, ge=100, le=100_000, description="of the bootstrap behind each interval")
     max_in_flight: int = Field(default=16, gt=0, description="calls at a time of an evaluation")
     max_attempts: int = Field(default=3, gt=0, description="on a case that fails")
+    retry_pause: float = Field(
+        default=15.0,
+        ge=0,
+        description="s before a case is asked again that the endpoint failed (rate limit, time-out, unavailable); "
+        "doubles each time",
+    )
     champion_refresh: float = Field(
         default=5.0, gt=0, description="s until running services take up the prompt that was promoted"
     )
