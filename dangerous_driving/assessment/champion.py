@@ -9,9 +9,9 @@ from typing import Protocol, Self
 import structlog
 from sqlalchemy import Engine
 
-from dangerous_driving.assessment.prompt import Prompt, load_frame_prompt, load_prompt
+from dangerous_driving.assessment.prompt import Prompt, known_digests, load_frame_prompt, load_prompt
 from dangerous_driving.errors import ConfigError, LedgerError
-from dangerous_driving.ledger.promotions import champion_of
+from dangerous_driving.ledger.promotions import Promotion, champion_of
 from dangerous_driving.settings import LlmSettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,8 @@ def current_version(llm: LlmSettings, engine: Engine) -> str:
 def current_prompts(settings: Settings, engine: Engine) -> Prompts:
     """The prompts in use, ready to render.
 
-    A promoted prompt that has none for several groups is used all the same, and its groups do not share calls.
+    A promoted prompt that has none for several groups, or another one than when it was promoted, is used all the same, and
+    its groups do not share calls.
 
     Raises:
         ConfigError: the file is not here, or is not the one that was promoted; or, of a version that only the settings
@@ -69,17 +70,32 @@ def current_prompts(settings: Settings, engine: Engine) -> Prompts:
         return Prompts.of(settings, settings.llm.prompt_version)
     llm, version = settings.llm, champion.prompt_version
     prompt = load_prompt(version, folder=llm.prompt_folder, longest_side=llm.image_longest_side)
-    if prompt.digest != champion.prompt_digest:
+    if prompt.digest != known_digests(champion.prompt_digest)[0]:
         raise ConfigError(
             f"prompt {version}",
             f"its file is not the one that was promoted on {champion.promoted_at:%Y-%m-%d}",
             "put it back, and make the change in a file of a new version",
         )
+    if settings.assessment.coalesce_groups == 1:
+        return Prompts(prompt)
     try:
-        return Prompts.of(settings, version)
-    except ConfigError as error:  # the one for several groups: that for one was read just now
+        return Prompts(prompt, _promoted_frame(llm, champion))
+    except ConfigError as error:
         log.warning("groups_do_not_share_calls", prompt_version=version, reason=str(error))
         return Prompts(prompt)
+
+
+def _promoted_frame(llm: LlmSettings, champion: Promotion) -> Prompt:
+    version = champion.prompt_version
+    prompt = load_frame_prompt(version, folder=llm.prompt_folder, longest_side=llm.image_longest_side)
+    _, digest = known_digests(champion.prompt_digest)
+    if digest is not None and prompt.digest != digest:
+        raise ConfigError(
+            f"prompt {prompt.version}",
+            f"its file is not the one that was there when {version} was promoted on {champion.promoted_at:%Y-%m-%d}",
+            "put it back, and make the change in a file of a new version",
+        )
+    return prompt
 
 
 async def follow_promotions(user: UsesPrompts, settings: Settings, engine: Engine) -> None:

@@ -169,6 +169,35 @@ def load_frame_prompt(version: str, *, folder: Path | None = None, longest_side:
     return _load(version + FRAME, "frame", folder, longest_side)
 
 
+def promoted_digest(prompt: Prompt, *, folder: Path | None = None) -> str:
+    """What a promotion keeps of a version: the digests of its file and of the one for several groups, with a plus between.
+
+    Nothing stands behind the plus where there is none for several groups. Older promotions have the first digest alone.
+
+    Args:
+        prompt: the one for one group, as it was read.
+        folder: as for :func:`load_prompt`.
+
+    Raises:
+        ConfigError: the file for several groups cannot be read.
+    """
+    name = prompt.version + FRAME
+    file = _prompt_files(folder).get(name)
+    if file is None:
+        return f"{prompt.digest}+"
+    try:
+        raw = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(name, error) from error
+    return f"{prompt.digest}+{_digest(raw)}"
+
+
+def known_digests(promoted: str) -> tuple[str, str | None]:
+    """The two of `promoted_digest`; the second is empty where there was no file for several groups, None if unknown."""
+    group, plus, frame = promoted.partition("+")
+    return group, frame if plus else None
+
+
 def _load(version: str, takes: Literal["group", "frame"], folder: Path | None, longest_side: int) -> Prompt:
     try:
         raw = _prompt_files(folder)[version].read_text(encoding="utf-8")
@@ -181,7 +210,7 @@ def _load(version: str, takes: Literal["group", "frame"], folder: Path | None, l
                 _values(_EXAMPLE, NO_CONTEXT, example if takes == "group" else {"groups": [example, example]})
             )
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TemplateError) as error:
-        raise ConfigError(SETTING, f"the file of prompt {version!r} is unusable ({error})", "mend the file") from error
+        raise _unusable(version, error) from error
     if (content.version, content.takes) != (version, takes):
         problem = f"the file of prompt {version!r} says {content.version!r} and takes a {content.takes}"
         raise ConfigError(SETTING, problem, "make file name and content agree")
@@ -195,8 +224,16 @@ def _load(version: str, takes: Literal["group", "frame"], folder: Path | None, l
         system,
         user,
         content.answer,
-        hashlib.sha256(raw.encode()).hexdigest(),
+        _digest(raw),
     )
+
+
+def _unusable(version: str, error: Exception) -> ConfigError:
+    return ConfigError(SETTING, f"the file of prompt {version!r} is unusable ({error})", "mend the file")
+
+
+def _digest(raw: str) -> str:
+    return hashlib.sha256(raw.encode()).hexdigest()
 
 
 def _prompt_files(folder: Path | None) -> dict[str, Any]:

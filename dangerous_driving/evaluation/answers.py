@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dangerous_driving.contracts import RiskLevel
+from dangerous_driving.errors import LlmTimeoutError, LlmUnavailableError, RateLimitedError
+
+#: Causes of failure that lie with the endpoint and say little of the prompt.
+ENDPOINT_FAULTS = frozenset(error.code for error in (RateLimitedError, LlmTimeoutError, LlmUnavailableError))
 
 
 @dataclass(frozen=True)

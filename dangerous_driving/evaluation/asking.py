@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,7 @@ from dangerous_driving.errors import (
     ObjectNotFoundError,
     PictureError,
 )
-from dangerous_driving.evaluation.answers import Answer
+from dangerous_driving.evaluation.answers import ENDPOINT_FAULTS, Answer
 from dangerous_driving.evaluation.cases import Case, SetCase
 from dangerous_driving.ledger import evaluation_runs as ledger
 from dangerous_driving.ledger.assessments import CallOutcome, finish_call
@@ -51,6 +52,8 @@ log = structlog.get_logger(__name__)
 OnProgress = Callable[[int, int], None]
 #: Answers between two tellings in the log.
 TELL_EVERY = 100
+#: s; pauses before cases are asked again that the endpoint failed do not grow beyond it.
+LONGEST_PAUSE = 120.0
 #: Failures in a row after which it is the endpoint and not the prompt, and the run waits for a better time.
 GIVEN_UP_AFTER = 50
 
@@ -163,20 +166,25 @@ class _Desk:
         self._slots = asyncio.Semaphore(settings.evaluation.max_in_flight)
         self._stopped: str | None = None
         self._refused: ConfigError | None = None
+        self._faults: Counter[tuple[str, int]] = Counter()  # how often the endpoint failed a case and ask
         self._in_vain = 0  # requests without an answer since the last one with
         self._asked = 0
         self._answered = 0
 
     async def ask_all(self, wanted: Sequence[tuple[Case, int]], on_progress: OnProgress) -> AskingReport:
         """Ask until every ask is settled, or nothing more can be asked now."""
-        attempts = self._settings.evaluation.max_attempts
+        attempts, faults = self._settings.evaluation.max_attempts, 0
         while True:
             settled = await asyncio.to_thread(ledger.settled, self._engine, self._key.run, max_attempts=attempts)
+            settled |= {asked for asked, count in self._faults.items() if count >= attempts}
             left = [(case, ask) for case, ask in wanted if (case.case_id, ask) not in settled]
             done = len(wanted) - len(left)
             on_progress(done, len(wanted))
             if not left or self._stopped:
                 return AskingReport(self._key, len(wanted), done, self._asked, self._stopped if left else None)
+            if self._faults.total() > faults:
+                await asyncio.sleep(self._pause())
+            faults = self._faults.total()
             progress = _Progress(done, len(wanted), on_progress)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -192,6 +200,10 @@ class _Desk:
                 raise self._refused
             if self._beating.done():
                 self._beating.result()
+
+    def _pause(self) -> float:
+        """How long (s) until what the endpoint failed is asked again: longer after each time, since it may need to recover."""
+        return min(self._settings.evaluation.retry_pause * 2.0 ** (max(self._faults.values()) - 1), LONGEST_PAUSE)
 
     async def _ask(self, case: Case, ask: int, progress: _Progress) -> None:
         try:
@@ -246,6 +258,8 @@ class _Desk:
             await self._pool.report(reservation, error)
             outcome = CallOutcome(error.code, http_status=error.http_status, error=str(error))
             answer = self._failed(error)
+            if error.code in ENDPOINT_FAULTS:
+                self._faults[case.case_id, ask] += 1
             if answer is None:
                 await self._end(row, outcome)
                 return False

@@ -15,7 +15,7 @@ from math import comb, isnan
 
 import numpy as np
 
-from dangerous_driving.evaluation.metrics import MEASURES, Floats, Measure
+from dangerous_driving.evaluation.metrics import MEASURES, Floats, Measure, counted
 
 SEED = 20261
 #: A resample without a single case of a class has no recall of it; below this share of defined ones there is no interval.
@@ -36,7 +36,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Challenger less champion on the same cases. ``p``: two-sided, of the paired permutation test over clusters."""
+    """Challenger less champion on the same cases.
+
+    ``p``: two-sided, of the paired permutation test over clusters. ``clusters``: those that hold a case or an answer which
+    the metric counts; the others say nothing of it.
+    """
 
     metric: str
     champion: float | None
@@ -45,6 +49,7 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
+    clusters: int
 
     @property
     def defined(self) -> bool:
@@ -86,16 +91,28 @@ def differences(champion: Floats, challenger: Floats, *, names: Sequence[str], r
     found = {}
     for name in names:
         measure = MEASURES[name]
+        clusters = int((counted(name, champion) | counted(name, challenger)).sum())
         before, after = _number(measure(totals[0])), _number(measure(totals[1]))
         if before is None or after is None:
-            found[name] = Difference(name, before, after, None, None, None, None)
+            found[name] = Difference(name, before, after, None, None, None, None, clusters)
             continue
         low, high = _interval(measure(drawn[1]) - measure(drawn[0]))
         by_chance = np.abs(measure(swapped[1]) - measure(swapped[0]))
         found[name] = Difference(
-            name, before, after, after - before, low, high, _p(by_chance, abs(after - before), len(champion))
+            name, before, after, after - before, low, high, _p(by_chance, abs(after - before), len(champion)), clusters
         )
     return found
+
+
+def fewest_clusters(level: float) -> int:
+    """How many clusters have to speak of a metric, for its difference ever to be significant at this level.
+
+    The most extreme of the 2**k ways to swap k clusters is as far as its mirror image: no p is below 2 / 2**k.
+    """
+    clusters = 1
+    while 2 / 2**clusters >= level:
+        clusters += 1
+    return clusters
 
 
 def mcnemar(champion_right: Sequence[bool], challenger_right: Sequence[bool]) -> tuple[int, int, float]:

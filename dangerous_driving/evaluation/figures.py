@@ -96,6 +96,7 @@ class Compared:
     cases: int
     clusters: int
     coverage: float  # the challenger's
+    champion_coverage: float
     only_champion: int
     only_challenger: int
     mcnemar_p: float
@@ -166,12 +167,12 @@ def compare(
     agreed = [item for item in cases if item.split is Split.HELD_OUT and item.truth is not None]
     before, after = _Held(agreed, _by_case(champion, 0)), _Held(agreed, _by_case(challenger, 0))
     lost, won, p = mcnemar(before.right, after.right)
-    answered = sum(answer is not None and answer.risk_level is not None for answer in after.answers)
     return Compared(
         differences(before.matrices, after.matrices, names=names, resamples=resamples),
         cases=len(agreed),
         clusters=before.count,
-        coverage=answered / len(agreed) if agreed else 0.0,
+        coverage=after.coverage,
+        champion_coverage=before.coverage,
         only_champion=lost,
         only_challenger=won,
         mcnemar_p=p,
@@ -205,6 +206,8 @@ class _Held:
         numbers = {name: number for number, name in enumerate(sorted({item.case.cluster for item in agreed}))}
         self.count = len(numbers)
         truth = metrics.effective_truth(lowest, highest, given)
+        answered = sum(rank != metrics.NO_ANSWER for rank in given)
+        self.coverage = answered / len(given) if given else 0.0
         self.right: list[bool] = [bool(true == answer) for true, answer in zip(truth, given, strict=True)]
         self.matrices = metrics.confusion(truth, given, [numbers[item.case.cluster] for item in agreed], self.count)
 

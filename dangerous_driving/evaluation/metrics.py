@@ -131,6 +131,13 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
+def counted(name: str, matrices: Floats) -> NDArray[np.bool_]:
+    """Which matrices hold a case or an answer that a measure counts: a recall cases of its class, a precision answers."""
+    # kappa counts every case, also of a matrix that is too uniform to have a kappa of its own
+    measure = coverage if name == "weighted_kappa" else MEASURES[name]
+    return ~np.isnan(measure(matrices))
+
+
 @dataclass(frozen=True)
 class TypeScore:
     """How one risk type was recognised; ratios are None where undefined."""

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.champion import current_version
-from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.assessment.prompt import known_digests, load_prompt, promoted_digest
 from dangerous_driving.errors import ConfigError, GateRefusedError
 from dangerous_driving.evaluation.figures import Compared, compare
 from dangerous_driving.evaluation.gate import GateDecision, GatePolicy, GateVerdict, decide
@@ -58,6 +58,7 @@ def policy_of(settings: EvaluationSettings) -> GatePolicy:
         significance=settings.significance,
         min_coverage=settings.min_coverage,
         min_cases=settings.min_cases,
+        margin=settings.margin,
     )
 
 
@@ -110,7 +111,11 @@ def rule(
         resamples=settings.evaluation.resamples,
     )
     decision = decide(
-        compared.differences, cases=compared.cases, coverage=compared.coverage, policy=policy_of(settings.evaluation)
+        compared.differences,
+        cases=compared.cases,
+        coverage=compared.coverage,
+        champion_coverage=compared.champion_coverage,
+        policy=policy_of(settings.evaluation),
     )
     decision_id = promotions.keep_decision(
         engine,
@@ -142,7 +147,7 @@ def rule(
             engine,
             kind="promoted",
             prompt_version=challenger,
-            prompt_digest=prompt.digest,
+            prompt_digest=promoted_digest(prompt, folder=settings.llm.prompt_folder),
             previous=champion,
             by=by,
             note=note,
@@ -204,7 +209,7 @@ def roll_back(settings: Settings, engine: Engine, *, by: str, note: str = "") ->
     """Put the prompt before the one in use back; no gate, since it was in use before.
 
     Raises:
-        ConfigError: nothing was promoted, or the file of the prompt before is gone.
+        ConfigError: nothing was promoted, or the file of the prompt before is gone or is another one than was in use.
     """
     history = promotions.promotions(engine, limit=HISTORY)
     target = rollback_target(history[::-1])
@@ -214,18 +219,37 @@ def roll_back(settings: Settings, engine: Engine, *, by: str, note: str = "") ->
             "no prompt was in use before this one, there is nothing to go back to",
             "see: prompts list",
         )
-    prompt = load_prompt(target, folder=settings.llm.prompt_folder)
     made = promotions.promote(
         engine,
         kind="rolled_back",
         prompt_version=target,
-        prompt_digest=prompt.digest,
+        prompt_digest=_digest_in_use_before(settings, engine, target, history),
         previous=history[0].prompt_version,
         by=by,
         note=note,
     )
     log.info("rolled_back", before=made.previous, after=target, by=by)
     return made
+
+
+def _digest_in_use_before(settings: Settings, engine: Engine, version: str, history: Sequence[Promotion]) -> str:
+    """What to keep of a version that goes into use again without a gate: only what was in use, or evaluated, may."""
+    kept = next((change.prompt_digest for change in history if change.prompt_version == version), None)
+    if kept is None:  # it was the settings' own
+        kept = evaluation_runs.evaluated_digest(engine, version)
+    prompt = load_prompt(version, folder=settings.llm.prompt_folder)
+    now = promoted_digest(prompt, folder=settings.llm.prompt_folder)
+    if kept is None:
+        return now
+    group, frame = known_digests(kept)
+    if prompt.digest != group:
+        raise ConfigError(
+            f"prompt {version}",
+            "its file was changed since it was in use",
+            "restore the file, or evaluate the change under a new version and promote that",
+        )
+    # another file for several groups than then does not go live either: services see that it is not the one kept
+    return now if frame is None else kept
 
 
 def rollback_target(history: Sequence[Promotion]) -> str | None:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.evaluation.answers import Answer, AskedCase
+from dangerous_driving.evaluation.answers import ENDPOINT_FAULTS, Answer, AskedCase
 from dangerous_driving.ledger.assessments import CallOutcome, end_call
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
@@ -89,11 +89,19 @@ def open_run(engine: Engine, key: RunKey, *, reuse_since: datetime) -> None:
 
 
 def settled(engine: Engine, run: str, *, max_attempts: int) -> set[tuple[str, int]]:
-    """Cases and asks that need no more asking: answered, or failed as often as is tried."""
+    """Cases and asks that need no more asking: answered, or failed as often as is tried.
+
+    What the endpoint failed is not among them, however often: started again later, the run asks it again.
+    """
     result = EvaluationResult
     statement = select(result.case_id, result.ask).where(
         result.run == run,
-        (result.state == "answered") | ((result.state == "failed") & (result.attempts >= max_attempts)),
+        (result.state == "answered")
+        | (
+            (result.state == "failed")
+            & (result.attempts >= max_attempts)
+            & func.coalesce(result.failure_code, "").not_in(sorted(ENDPOINT_FAULTS))
+        ),
     )
     with transaction(engine) as connection:
         return {(case_id, ask) for case_id, ask in connection.execute(statement)}
@@ -242,6 +250,12 @@ def find_run(engine: Engine, *, prompt_version: str, model: str, set_version: in
         limit=1,
     )
     return found[0] if found else None
+
+
+def evaluated_digest(engine: Engine, prompt_version: str) -> str | None:
+    """Of the file that answered under this version; it never changes (see `open_run`). None: it was never evaluated."""
+    found = _runs(engine, EvaluationRun.prompt_version == prompt_version, limit=1)
+    return found[0].key.prompt_digest if found else None
 
 
 def get_run(engine: Engine, run: str) -> RunRow | None:

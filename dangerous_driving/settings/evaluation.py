@@ -35,8 +35,16 @@ class EvaluationSettings(Section):
         description="metrics on which a challenger may not be significantly worse",
     )
     significance: float = Field(default=0.05, gt=0, lt=0.5, description="level of the gate's tests")
-    min_coverage: float = Field(default=0.95, ge=0, le=1, description="share of cases that a challenger must answer")
+    min_coverage: float = Field(
+        default=0.95, ge=0, le=1, description="share of cases that champion and challenger must answer"
+    )
     min_cases: int = Field(default=30, gt=0, description="held-out cases below which nothing is promoted")
+    margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="loss of a guarded metric that its 95 % interval has to rule out before a challenger is better",
+    )
     held_out_share: float = Field(
         default=0.5, gt=0, le=1, description="of camera-days, kept from those who write prompts and judged by"
     )
@@ -54,6 +62,12 @@ class EvaluationSettings(Section):
     resamples: int = Field(default=2000, ge=100, le=100_000, description="of the bootstrap behind each interval")
     max_in_flight: int = Field(default=16, gt=0, description="calls at a time of an evaluation")
     max_attempts: int = Field(default=3, gt=0, description="on a case that fails")
+    retry_pause: float = Field(
+        default=15.0,
+        ge=0,
+        description="s before a case is asked again that the endpoint failed (rate limit, time-out, unavailable); "
+        "doubles each time",
+    )
     champion_refresh: float = Field(
         default=5.0, gt=0, description="s until running services take up the prompt that was promoted"
     )

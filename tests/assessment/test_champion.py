@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from dangerous_driving.assessment.champion import Prompts, current_prompts, current_version, follow_promotions
-from dangerous_driving.assessment.prompt import load_prompt
+from dangerous_driving.assessment.prompt import load_prompt, promoted_digest
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.promotions import promote
 from dangerous_driving.settings import AssessmentSettings, EvaluationSettings, LlmSettings, Settings
@@ -59,6 +59,38 @@ def test_groups_share_no_calls_under_a_promoted_prompt_that_has_none_for_several
     assert current_prompts(settings, ledger).frame is None
     with pytest.raises(ConfigError, match="for several groups"):
         Prompts.of(settings, "v1")  # where only the settings say so, they have to agree
+
+
+def write_both(folder: Path, *, frame: str) -> None:
+    (folder / "ours.yaml").write_text("version: ours\ndescription: d\nsystem: s\nuser: u")
+    (folder / "ours-frame.yaml").write_text(
+        f"version: ours-frame\ndescription: d\ntakes: frame\nsystem: {frame}\nuser: u"
+    )
+
+
+@pytest.mark.parametrize("before", ["s", None])
+def test_a_file_for_several_groups_that_is_not_the_one_of_the_promotion_is_not_used(
+    ledger: Engine, tmp_path: Path, before: str | None
+) -> None:
+    write_both(tmp_path, frame="s")
+    if before is None:  # it came only after the promotion
+        (tmp_path / "ours-frame.yaml").unlink()
+    digest = promoted_digest(load_prompt("ours", folder=tmp_path), folder=tmp_path)
+    put_into_use(ledger, "ours", "v2", digest)
+    settings = Settings(llm=LlmSettings(prompt_folder=tmp_path), assessment=AssessmentSettings(coalesce_groups=4))
+    assert (current_prompts(settings, ledger).frame is None) == (before is None)
+    write_both(tmp_path, frame="other")
+    found = current_prompts(settings, ledger)
+    assert (found.group.version, found.frame) == ("ours", None)
+
+
+def test_a_promotion_that_knows_nothing_of_a_file_for_several_groups_holds_all_the_same(
+    ledger: Engine, tmp_path: Path
+) -> None:
+    write_both(tmp_path, frame="s")
+    put_into_use(ledger, "ours", "v2", load_prompt("ours", folder=tmp_path).digest)
+    settings = Settings(llm=LlmSettings(prompt_folder=tmp_path), assessment=AssessmentSettings(coalesce_groups=4))
+    assert current_prompts(settings, ledger).frame is not None
 
 
 async def test_a_running_service_changes_its_prompt_and_goes_on_with_the_old_one_where_it_cannot(

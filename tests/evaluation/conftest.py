@@ -154,7 +154,7 @@ def bench(ledger: Engine, database: DatabaseSettings, tmp_path: Path) -> Iterato
                 timeout=5, price_input=1, price_output=2,
             ),
             assessment=AssessmentSettings(heartbeat_interval=0.2, worker_timeout=2),
-            evaluation=EvaluationSettings(resamples=200, min_cases=20, stability_share=0.05, max_in_flight=32),
+            evaluation=EvaluationSettings(resamples=200, min_cases=20, stability_share=0.05, max_in_flight=32, retry_pause=0.01),
         )  # fmt: skip
         write_prompt(tmp_path / "prompts", "a", skill=0.75)
         yield Bench(ledger, settings, FolderStore(tmp_path / "objects"), tmp_path / "prompts")

@@ -20,6 +20,7 @@ from dangerous_driving.evaluation.gate import GateVerdict
 from dangerous_driving.evaluation.promotion import nightly_rulings, rule
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.evaluation_cases import add_cases, set_cases
+from dangerous_driving.ledger.evaluation_runs import list_runs
 from dangerous_driving.ledger.invariants import verify
 from dangerous_driving.settings.assessment import BudgetSettings
 
@@ -130,6 +131,54 @@ async def test_a_failure_is_tried_again_and_then_kept_with_its_cause(bench: Benc
     ]
     assert found.held_out is not None
     assert found.held_out.coverage == 0.0
+
+
+async def test_what_the_endpoint_failed_is_asked_again_after_a_pause(bench: Bench) -> None:
+    bench.add(8)
+    changed(bench, "evaluation", stability_share=0.0, max_attempts=2, retry_pause=2.0)
+    fault(bench, "break")
+    under_way = asyncio.create_task(bench.evaluate("a"))
+    while len(rows(bench, "SELECT 1 FROM evaluation_result WHERE state = 'failed'")) < 8:
+        await asyncio.sleep(0.02)
+    fault(bench, "restore")
+    found = await under_way
+    assert (found.asking.stopped, found.asking.asked) == (None, 16)
+    assert found.held_out is not None
+    assert dict(found.held_out.failures) == {}
+    [(pause,)] = rows(
+        bench,
+        "SELECT extract(epoch FROM min(started_at) FILTER (WHERE call_number = 2) "
+        "- max(started_at) FILTER (WHERE call_number = 1)) FROM llm_call",
+    )
+    assert pause >= 2.0
+
+
+async def test_what_the_endpoint_failed_for_good_is_asked_again_when_it_is_evaluated_again(bench: Bench) -> None:
+    bench.add(8)
+    changed(bench, "evaluation", stability_share=0.0, max_attempts=2)
+    fault(bench, "break")
+    await bench.evaluate("a")
+    fault(bench, "restore")
+    found = await bench.evaluate("a")
+    assert found.asking.asked == 8
+    assert rows(bench, "SELECT DISTINCT state, attempts, failure_code FROM evaluation_result") == [
+        ("answered", 3, None)
+    ]
+    [run] = list_runs(bench.engine, limit=5)
+    assert {item["value"] for item in run.figures if item["metric"] == "coverage"} == {1.0}
+
+
+async def test_what_the_prompt_failed_is_not_asked_again_when_it_is_evaluated_again(bench: Bench) -> None:
+    bench.add(8)
+    changed(bench, "evaluation", stability_share=0.0, max_attempts=2)
+    fault(bench, "garbage")
+    await bench.evaluate("a")
+    fault(bench, "restore")
+    found = await bench.evaluate("a")
+    assert found.asking.asked == 0
+    assert rows(bench, "SELECT DISTINCT state, attempts, failure_code FROM evaluation_result") == [
+        ("failed", 2, "unparsable")
+    ]
 
 
 async def test_a_spent_budget_stops_the_run_and_it_goes_on_later(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dangerous_driving.evaluation import comparison
-from dangerous_driving.evaluation.comparison import differences, estimates, holm, mcnemar
+from dangerous_driving.evaluation.comparison import differences, estimates, fewest_clusters, holm, mcnemar
 from dangerous_driving.evaluation.metrics import Floats, confusion
 
 
@@ -73,6 +73,31 @@ def test_equal_candidates_are_rarely_told_apart() -> None:
         assert found.p is not None
         told_apart += found.p < 0.05
     assert told_apart <= 9  # of 60 at a level of 0.05: more than that happens once in 2,000 times
+
+
+@pytest.mark.parametrize(("level", "needed"), [(0.05, 6), (2 / 64, 7), (0.01, 8), (0.4, 3)])
+def test_from_so_many_clusters_on_a_total_loss_is_significant(level: float, needed: int) -> None:
+    assert fewest_clusters(level) == needed
+    for clusters in (needed - 1, needed):
+        each = list(range(clusters))
+        good, bad = by_cluster([3] * clusters, [3] * clusters, each), by_cluster([3] * clusters, [0] * clusters, each)
+        found = differences(good, bad, names=["recall_high"], resamples=100)["recall_high"]
+        assert found.p is not None
+        assert (found.p < level) == (clusters == needed)
+
+
+def test_the_clusters_of_a_difference_are_those_that_speak_of_the_metric() -> None:
+    clusters = [0, 0, 1, 2, 3]
+    truth, before, after = [3, 0, 3, 0, 1], [3, 0, 3, 2, 1], [0, 0, 3, 0, 3]
+    names = ["recall_high", "precision_high", "precision_dangerous", "accuracy", "weighted_kappa", "recall_medium"]
+    found = differences(
+        by_cluster(truth, before, clusters), by_cluster(truth, after, clusters), names=names, resamples=100
+    )
+    # high cases in two; called high by one of the two in a third; called dangerous in all
+    assert {name: item.clusters for name, item in found.items()} == {
+        "recall_high": 2, "precision_high": 3, "precision_dangerous": 4, "accuracy": 4, "weighted_kappa": 4,
+        "recall_medium": 0,
+    }  # fmt: skip
 
 
 def test_a_hundred_frames_of_one_scene_are_one_observation() -> None:

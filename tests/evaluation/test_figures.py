@@ -99,6 +99,14 @@ def test_two_runs_are_compared_on_the_held_out_side_alone() -> None:
     assert (found.only_champion, found.only_challenger) == (0, 0)
 
 
+def test_the_coverage_of_both_runs_is_told() -> None:
+    held = members(*[exactly(HIGH)] * 4)
+    champion = asked(held, given(HIGH), FAILED, FAILED, None)
+    challenger = asked(held, given(HIGH), given(HIGH), given(HIGH), FAILED)
+    found = compare(held, champion, challenger, names=["recall_high"], resamples=100)
+    assert (found.champion_coverage, found.coverage) == (0.25, 0.75)
+
+
 def head() -> ReportHead:
     return ReportHead("v3<b>", "simulated-vl", 3, "run", datetime(2025, 10, 20, tzinfo=UTC), simulated=True)
 
@@ -114,10 +122,10 @@ def test_a_report_is_whole_says_that_it_is_simulated_and_lets_nobody_write_into_
     held = members(exactly(HIGH), exactly(NONE), exactly(HIGH))
     answers = asked(held, given(NONE, description="<script>alert(1)</script>"), given(NONE), FAILED)
     figures = figures_of(held, answers, Split.HELD_OUT, resamples=100)
-    difference = Difference("recall_high", 0.5, 0.25, -0.25, -0.4, -0.1, 0.0004)
+    difference = Difference("recall_high", 0.5, 0.25, -0.25, -0.4, -0.1, 0.0004, 2)
     judged = Judged(
         "v2",
-        Compared({"recall_high": difference}, 3, 2, 1.0, 4, 1, 0.03),
+        Compared({"recall_high": difference}, 3, 2, 1.0, 1.0, 4, 1, 0.03),
         GateDecision(GateVerdict.REFUSED, ("significantly worse on recall_high",), {"recall_high": 0.0004}),
         "v2 stays in use.",
     )

@@ -6,13 +6,17 @@ import pytest
 from sqlalchemy import text
 
 from dangerous_driving.assessment.champion import current_version
+from dangerous_driving.contracts import RiskLevel
 from dangerous_driving.errors import ConfigError, GateRefusedError
 from dangerous_driving.evaluation.gate import GateVerdict
 from dangerous_driving.evaluation.promotion import nightly_rulings, promote, roll_back, rollback_target
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.evaluation_cases import set_cases
 from dangerous_driving.ledger.promotions import Promotion, promotions
 
 from .conftest import DAY, Bench, write_prompt
+
+HIGH = RiskLevel.HIGH
 
 
 def judged(bench: Bench, *, skill: float) -> None:
@@ -98,6 +102,94 @@ def test_a_prompt_that_was_not_evaluated_on_the_newest_cases_cannot_be_promoted(
 def test_nothing_to_roll_back(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="nothing to go back to"):
         roll_back(bench.settings, bench.engine, by="ann")
+
+
+def test_a_prompt_whose_file_was_changed_since_it_was_in_use_does_not_come_back_by_a_roll_back(bench: Bench) -> None:
+    judged(bench, skill=0.75)
+    promote(bench.settings, bench.engine, bench.store, "b", by="ann", accepts_no_evidence=True)
+    # `a` was in use by the settings alone: its evaluation knows its file
+    write_prompt(bench.prompts, "a", skill=0.1)
+    with pytest.raises(ConfigError, match="prompt a: its file was changed since it was in use; restore the file"):
+        roll_back(bench.settings, bench.engine, by="ann")
+    assert current_version(bench.settings.llm, bench.engine) == "b"
+    write_prompt(bench.prompts, "a", skill=0.75)
+    roll_back(bench.settings, bench.engine, by="ann")
+    # `b` was promoted: its promotion knows its file
+    promote(bench.settings, bench.engine, bench.store, "b", by="ann", accepts_no_evidence=True)
+    write_prompt(bench.prompts, "c", skill=0.75)
+    bench.answer("c")
+    promote(bench.settings, bench.engine, bench.store, "c", by="ann", accepts_no_evidence=True)
+    write_prompt(bench.prompts, "b", skill=0.1)
+    with pytest.raises(ConfigError, match="prompt b: its file was changed since it was in use"):
+        roll_back(bench.settings, bench.engine, by="ann")
+    write_prompt(bench.prompts, "b", skill=0.75)
+    assert roll_back(bench.settings, bench.engine, by="ann").prompt_version == "b"
+
+
+def test_a_roll_back_knows_the_file_for_several_groups_as_it_was_promoted(bench: Bench) -> None:
+    judged(bench, skill=0.75)
+    frame = bench.prompts / "b-frame.yaml"
+    frame.write_text("version: b-frame\ndescription: d\ntakes: frame\nsystem: s\nuser: u")
+    made = promote(bench.settings, bench.engine, bench.store, "b", by="ann", accepts_no_evidence=True).promotion
+    assert made is not None
+    write_prompt(bench.prompts, "c", skill=0.75)
+    bench.answer("c")
+    promote(bench.settings, bench.engine, bench.store, "c", by="ann", accepts_no_evidence=True)
+    frame.write_text(frame.read_text().replace("system: s", "system: other"))
+    back = roll_back(bench.settings, bench.engine, by="ann")
+    assert (back.prompt_version, back.prompt_digest) == ("b", made.prompt_digest)
+
+
+def test_a_challenger_that_misses_every_high_scene_of_few_camera_days_is_not_promoted_for_its_precision(
+    bench: Bench,
+) -> None:
+    judged(bench, skill=1.0)
+    newest = bench.freeze()
+    high = [item for item in set_cases(bench.engine, newest.version) if item.truth and item.truth.lowest is HIGH]
+    kept = sorted({item.case.cluster for item in high})[:5]
+    gone = [item.case.case_id for item in high if item.case.cluster not in kept]
+    with transaction(bench.engine) as connection:
+        connection.execute(text("DELETE FROM evaluation_set_case WHERE case_id = ANY(:gone)"), {"gone": gone})
+        connection.execute(
+            text("UPDATE evaluation_result SET risk_level = 'none' WHERE case_id = ANY(:missed) AND run LIKE '%:b:%'"),
+            {"missed": [item.case.case_id for item in high]},
+        )
+    [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert ruling.compared.differences["recall_high"].challenger == 0.0
+    assert ruling.decision.verdict is GateVerdict.NO_EVIDENCE
+    assert "recall_high: 5 camera-days hold such cases, 6 are needed" in ruling.statistics
+    assert ruling.promotion is None
+
+
+def test_a_champion_that_its_endpoint_failed_is_to_be_evaluated_again(bench: Bench) -> None:
+    judged(bench, skill=1.0)
+    with transaction(bench.engine) as connection:
+        connection.execute(
+            text(
+                "UPDATE evaluation_result SET state = 'failed', risk_level = NULL, failure_code = 'unavailable' "
+                "WHERE run LIKE '%:a:%' AND case_id < (SELECT percentile_disc(0.3) WITHIN GROUP (ORDER BY case_id) "
+                "FROM evaluation_result)"
+            )
+        )
+    [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert ruling.decision.verdict is GateVerdict.NO_EVIDENCE
+    assert "the champion answered only 7" in ruling.statistics
+    assert "evaluate it again" in ruling.statistics
+    assert ruling.promotion is None
+
+
+def test_without_held_out_cases_a_person_may_promote_and_the_night_does_not(bench: Bench) -> None:
+    write_prompt(bench.prompts, "b", skill=1.0)
+    evaluation = bench.settings.evaluation.model_copy(update={"challengers": ("b",), "held_out_share": 1e-9})
+    bench.settings = bench.settings.model_copy(update={"evaluation": evaluation})
+    bench.add(40)
+    for version in ("a", "b"):
+        bench.answer(version)
+    [ruling] = nightly_rulings(bench.settings, bench.engine, bench.store)
+    assert (ruling.decision.verdict, ruling.promotion) == (GateVerdict.NO_EVIDENCE, None)
+    assert "0 held-out cases" in ruling.statistics
+    made = promote(bench.settings, bench.engine, bench.store, "b", by="ann", accepts_no_evidence=True)
+    assert made.promotion is not None
 
 
 def change(kind: str, version: str, previous: str) -> Promotion:
