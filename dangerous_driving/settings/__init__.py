@@ -121,8 +121,8 @@ class CameraSpec(Section):
     motion_max_gap: float | None = Field(
         default=None, gt=0, description="s; an unchanged scene is passed over, at most so long; default: never"
     )
-    privacy: PrivacySpec = PrivacySpec()
-    context: CameraContext = CameraContext()
+    privacy: PrivacySpec = Field(default=PrivacySpec(), description="what is made unrecognisable in its pictures")
+    context: CameraContext = Field(default=CameraContext(), description="what the prompt says of the place")
 
     @field_validator("source")
     @classmethod
@@ -196,7 +196,7 @@ class CameraSettings(Section):
 
 
 class DetectionSettings(Section):
-    """Inference, grouping and crops (DESIGN section 6)."""
+    """Inference, grouping and crops."""
 
     engine: Literal["cpu", "ultralytics"] = Field(default="cpu", description="cpu: without torch, the small install")
     weights: Path | None = Field(default=None, description="YOLO weights; the cpu engine takes .onnx")
@@ -230,7 +230,9 @@ class SpoolSettings(Section):
     """Where a camera site keeps results and pictures while broker or store are away."""
 
     folder: Path | None = Field(default=None, description="default: none, what cannot be stored is lost and counted")
-    max_bytes: int = Field(default=1024**3, gt=0, description="when full, the oldest of the lowest priority goes first")
+    max_bytes: int = Field(
+        default=1024**3, gt=0, description="bytes; when full, the oldest of the lowest priority goes first"
+    )
     retry: float = Field(default=3.0, gt=0, description="s between attempts while broker or store are away")
 
 
@@ -242,11 +244,15 @@ class KafkaSettings(Section):
         default=None, description="[2, 3] for the embedded broker, else found out"
     )
     partitions: int = Field(default=16, gt=0, description="of each topic but dead-letter")
-    replication: int = Field(default=3, gt=0)
-    min_insync_replicas: int = Field(default=2, gt=0)
+    replication: int = Field(default=3, gt=0, description="copies of each topic, on as many brokers")
+    min_insync_replicas: int = Field(
+        default=2, gt=0, description="copies that must be up for a message to be taken; at most replication"
+    )
     linger: float = Field(default=0.010, ge=0, description="s a producer waits to fill a batch")
-    batch_bytes: int = Field(default=32 * 1024, gt=0)
-    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"
+    batch_bytes: int = Field(default=32 * 1024, gt=0, description="bytes of a full batch, which is sent without linger")
+    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = Field(
+        default="lz4", description="of batches; snappy and zstd need a Python package of their own"
+    )
     delivery_timeout: float = Field(default=30.0, gt=0, description="s until an unacknowledged message is an error")
     request_timeout: float = Field(
         default=10.0,
@@ -264,11 +270,13 @@ class KafkaSettings(Section):
     lag_interval: float = Field(default=5.0, gt=0, description="s between two measurements of the group's lag")
     group_prefix: str = Field(default="dangerous-driving", description="consumer groups are PREFIX.SERVICE")
     idempotent: bool = Field(default=True, description="false only for brokers without idempotent producers")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: str | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="SSL: encrypted, SASL: with user and password"
+    )
+    sasl_mechanism: str | None = Field(default=None, description="such as PLAIN or SCRAM-SHA-512; needed with SASL")
+    sasl_username: str | None = Field(default=None, description="needed with SASL")
+    sasl_password: SecretStr | None = Field(default=None, description="needed with SASL")
+    ssl_cafile: Path | None = Field(default=None, description="certificates to trust in place of the system's")
 
 
 class ObjectsSettings(Section):
@@ -278,10 +286,10 @@ class ObjectsSettings(Section):
     folder: Path = Field(default=Path("data/objects"), description="of kind folder")
     endpoint: str = Field(default="127.0.0.1:9000", description="host:port of kind s3")
     bucket: str = Field(default="traffic", description="of kind s3; made when missing")
-    region: str | None = None
+    region: str | None = Field(default=None, description="of kind s3; default: what the server says")
     secure: bool = Field(default=False, description="TLS to the endpoint")
-    access_key: SecretStr | None = None
-    secret_key: SecretStr | None = None
+    access_key: SecretStr | None = Field(default=None, description="of kind s3; both keys, or none: without signature")
+    secret_key: SecretStr | None = Field(default=None, description="of kind s3, beside access_key")
     timeout: float = Field(default=10.0, gt=0, description="s to connect and to read")
 
 
@@ -293,7 +301,7 @@ class DatabaseSettings(Section):
         description="PostgreSQL 14 or newer",
     )
     pool_size: int = Field(default=8, gt=0, description="connections of one process at most")
-    connect_timeout: int = Field(default=5, gt=0, description="s")
+    connect_timeout: int = Field(default=5, gt=0, description="s to connect")
     statement_timeout: float = Field(default=30.0, gt=0, description="s a statement may take")
 
     @field_validator("url")
@@ -307,9 +315,11 @@ class DatabaseSettings(Section):
 class ObservabilitySettings(Section):
     """Each service's own port for /metrics, /healthz and /readyz."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0: all of this machine")
     port: int = Field(default=0, ge=0, le=65535, description="0: any free one (it is logged)")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is less than that is not logged"
+    )
     targets_folder: Path | None = Field(
         default=None, description="where each service writes its address for Prometheus (file_sd_configs)"
     )
@@ -340,7 +350,10 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    node: str = Field(default_factory=socket.gethostname, description="this machine's name in messages and tables")
+    node: str = Field(
+        default_factory=socket.gethostname,
+        description="this machine's name in messages and tables; default: its host name",
+    )
     camera: CameraSettings = CameraSettings()
     detection: DetectionSettings = DetectionSettings()
     spool: SpoolSettings = SpoolSettings()

@@ -38,7 +38,7 @@ class QuietHours(Section):
     begin: ClockTime = Field(description="local time, such as '22:00'")
     end: ClockTime = Field(description="local time; before or equal to begin: on the next day")
     days: tuple[Weekday, ...] = Field(default=(), description="days on which they begin; default: every day")
-    cameras: tuple[str, ...] = Field(default=(), description="default: all cameras")
+    cameras: tuple[str, ...] = Field(default=(), description="ids of cameras; default: all")
 
     @field_validator("cameras")
     @classmethod
@@ -50,7 +50,7 @@ class QuietHours(Section):
 
 
 class AlertsSettings(Section):
-    """The alert lifecycle (DESIGN section 8)."""
+    """The alert lifecycle."""
 
     open_level: RiskLevel = Field(default=RiskLevel.MEDIUM, description="an alert opens at this level or above")
     notify_level: RiskLevel = Field(default=RiskLevel.HIGH, description="an alert rings at this level or above")
