@@ -22,11 +22,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings import remedies
 from dangerous_driving.settings.alerts import AlertsSettings
 from dangerous_driving.settings.assessment import (
     AssessmentSettings,
@@ -39,6 +40,7 @@ from dangerous_driving.settings.evaluation import EvaluationSettings
 from dangerous_driving.settings.monitoring import MonitoringSettings
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
+from dangerous_driving.settings.schema import Part
 from dangerous_driving.settings.section import Section
 from dangerous_driving.settings.tasks import TasksSettings
 from dangerous_driving.settings.windows import OperationsSettings, WindowsSettings
@@ -347,7 +349,11 @@ class Settings(BaseSettings):
     """The whole tree."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=remedies.NESTED,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     node: str = Field(
@@ -423,15 +429,9 @@ def load(path: Path | None = None) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "settings"
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                setting, "unknown setting", "see the names with: dangerous-driving config check"
-            ) from error
-        raise ConfigError(
-            setting, first["msg"], f"set it in the YAML file or as {ENV_PREFIX}{setting.upper().replace('.', '__')}"
-        ) from error
+        raise remedies.refused(error, Part.whole(Settings), ENV_PREFIX) from error
+    except SettingsError as error:
+        raise remedies.no_json(os.environ, Part.whole(Settings), ENV_PREFIX) from error
 
 
 def _yaml_mapping(path: Path) -> dict[str, Any]:
@@ -452,8 +452,10 @@ def _yaml_mapping(path: Path) -> dict[str, Any]:
 
 def _refuse_unknown_variables() -> None:
     # pydantic-settings passes over top-level variables that it does not know: a typo would go unnoticed
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
     for variable in os.environ:
         ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
-        if ours and not variable.startswith(SECRET_PREFIX) and variable.split("__")[0].upper() not in known:
-            raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")
+        named = variable.split(remedies.NESTED)[0].upper()
+        if ours and not variable.startswith(SECRET_PREFIX) and named not in known:
+            names = remedies.names_remedy(named, known, section="")
+            raise ConfigError(variable, "unknown setting", f"{names} (with {remedies.NESTED} and a name)")

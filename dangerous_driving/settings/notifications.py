@@ -58,7 +58,7 @@ class Receiver(Section):
 class WebhookReceiver(Receiver):
     """A POST of JSON, signed as Standard Webhooks says (headers webhook-id, webhook-timestamp, webhook-signature)."""
 
-    kind: Literal["webhook"] = Field(description="what makes it one of these")
+    kind: Literal["webhook"] = Field(description="a receiver of this kind")
     url: SecretStr = Field(description="https://…, or ${NAME} where it is a secret of its own, such as a chat's hook")
     secret: SecretStr = Field(description="whsec_ and 24 to 64 random bytes in base64; or ${NAME} as in camera sources")
     headers: dict[str, SecretStr] = Field(default={}, description="further ones, such as Authorization")
@@ -95,7 +95,7 @@ class WebhookReceiver(Receiver):
 class EmailReceiver(Receiver):
     """An e-mail to some people."""
 
-    kind: Literal["email"] = Field(description="what makes it one of these")
+    kind: Literal["email"] = Field(description="a receiver of this kind")
     host: str = Field(min_length=1, description="of the SMTP server")
     port: int = Field(default=587, gt=0, le=MAX_PORT, description="587 with starttls, 465 with tls as a rule")
     security: Literal["starttls", "tls", "none"] = Field(default="starttls", description="none only to a local server")
@@ -118,7 +118,7 @@ class EmailReceiver(Receiver):
 class MqttReceiver(Receiver):
     """A message to an MQTT broker, JSON as of a webhook."""
 
-    kind: Literal["mqtt"] = Field(description="what makes it one of these")
+    kind: Literal["mqtt"] = Field(description="a receiver of this kind")
     host: str = Field(min_length=1, description="of the broker")
     port: int = Field(default=1883, gt=0, le=MAX_PORT, description="1883 without TLS, 8883 with it as a rule")
     tls: bool = Field(default=False, description="encrypted")
