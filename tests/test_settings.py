@@ -289,3 +289,10 @@ def test_a_list_or_mapping_in_the_environment_that_is_no_json_is_refused_with_a_
         settings.load()
     assert caught.value.setting == variable
     assert "hunter2" not in str(caught.value)
+
+
+def test_null_in_the_environment_is_null_as_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_ALERTS__GEOMETRY_PRIORITY", "null")
+    monkeypatch.setenv("DD_DETECTION__WEIGHTS", "null")
+    loaded = settings.load()
+    assert (loaded.alerts.geometry_priority, loaded.detection.weights) == (None, None)

@@ -351,6 +351,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         env_nested_delimiter=remedies.NESTED,
+        env_parse_none_str="null",
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
