@@ -22,7 +22,7 @@ class CameraContext(Section):
     road_type: str = Field(
         default="", max_length=80, description="such as: motorway, junction with lights, school street"
     )
-    speed_limit: int | None = Field(default=None, gt=0, le=200, description="km/h")
+    speed_limit: int | None = Field(default=None, gt=0, le=200, description="km/h that are allowed there")
     text: str = Field(default="", max_length=400, description="in a sentence or two: lanes, signs, what is usual there")
     reuse_duplicates: bool | None = Field(
         default=None, description="of this camera; default assessment.reuse_duplicates"
