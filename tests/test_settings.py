@@ -43,6 +43,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
         ("camera: {cameras: [{id: a, source: '0'}, {id: a, source: '1'}]}", "used twice: a"),
         ("camera: {cameras: [{id: '../x', source: '0'}]}", "camera.cameras.0.id"),
         ("kafka: {replication: 1, min_insync_replicas: 2}", "min_insync_replicas"),
+        ("5: a", "5: unknown setting"),
         ("- a list", "--config"),
         ("a: [", "--config"),
     ],

@@ -448,7 +448,7 @@ def _yaml_mapping(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError("--config", f"{path} holds no mapping", "write sections such as 'kafka:' at its top level")
-    return values
+    return {str(name): value for name, value in values.items()}  # YAML reads 5 and yes as no text
 
 
 def _refuse_unknown_variables() -> None:
