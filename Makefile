@@ -200,9 +200,10 @@ grafana: $(VENV)/.dev
 benchmark-marts: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.marts $(ARGS)
 
-# docs/asyncapi.yaml, from the models of the messages.
+# docs/asyncapi.yaml, from the models of the messages, and docs/settings.md, from the classes of the settings.
 api-documents: $(VENV)/.dev
 	$(BIN)/python -m dangerous_driving.realtime.asyncapi > docs/asyncapi.yaml
+	$(BIN)/dangerous-driving config reference > docs/settings.md
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist

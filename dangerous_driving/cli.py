@@ -295,6 +295,16 @@ def config_check(config: ConfigOption = None) -> None:
     out.print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), markup=False)
 
 
+@config.command("reference")
+def config_reference(
+    section: Annotated[str | None, typer.Argument(help="Such as kafka; default: all of them.")] = None,
+) -> None:
+    """Print what every setting is, in Markdown: type, default, unit, and what it does."""
+    from dangerous_driving.settings.reference import reference
+
+    typer.echo(reference(section), nl=False)
+
+
 @app.command()
 def doctor(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
     """Check every outside part: what is wrong, and the remedy."""

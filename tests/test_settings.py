@@ -45,6 +45,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
         ("kafka: {replication: 1, min_insync_replicas: 2}", "min_insync_replicas"),
         ("assessment: {heartbeat_interval: 6}", "heartbeat_interval"),
         ("keys: {lane_weights: {windows: 3}}", "keys.lane_weights.windows"),
+        ("5: a", "5: unknown setting"),
         ("- a list", "--config"),
         ("a: [", "--config"),
     ],
@@ -171,3 +172,138 @@ def test_a_file_that_is_no_text_is_refused_with_a_sentence(tmp_path: Path) -> No
     (tmp_path / "settings.yaml").write_bytes(b"camera: \xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         settings.load(tmp_path / "settings.yaml")
+
+
+def refusal(text: str, folder: Path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        settings.load(write(folder, text))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "first", "also"),
+    [
+        ("kafka: {bootstrap: 'a:1'}", "kafka.bootstrap", "bootstrap_servers", "partitions"),
+        ("kafak: {}", "kafak", "kafka", "notifications"),
+        ("camera: {cameras: [{id: a, source: '0', sourec: '1'}]}", "camera.cameras.0.sourec", "source", "privacy"),
+        (
+            "camera: {cameras: [{id: a, source: '0', privacy: {head: true}}]}",
+            "camera.cameras.0.privacy.head",
+            "heads",
+            "plates",
+        ),
+        (
+            "notifications: {receivers: [{kind: mqtt, name: a, host: b, topics: c}]}",
+            "notifications.receivers.0.topics",
+            "topic",
+            "retain",
+        ),
+        ("keys: {budgets: {window: {cals: 1}}}", "keys.budgets.window.cals", "calls", "cost"),
+    ],
+)
+def test_an_unknown_name_gets_the_names_that_there_are_and_the_closest_first(
+    tmp_path: Path, text: str, setting: str, first: str, also: str
+) -> None:
+    refused = refusal(text, tmp_path)
+    assert refused.setting == setting
+    names = refused.remedy.split("are: ")[1].split(", ")
+    assert names[0] == first
+    assert also in names
+    assert f"did you mean {first}" in refused.remedy
+    assert "config check" not in refused.remedy  # it fails alike
+
+
+def test_an_unknown_name_that_is_like_no_other_gets_the_names_in_their_order(tmp_path: Path) -> None:
+    refused = refusal("spool: {xyz: 1}", tmp_path)
+    assert refused.remedy == "the names in spool are: folder, max_bytes, retry"
+
+
+def test_an_unknown_section_in_the_environment_gets_the_closest_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_KAFAK__BOOTSTRAP_SERVERS", "b:2")
+    with pytest.raises(ConfigError, match="did you mean DD_KAFKA"):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "remedy"),
+    [
+        (
+            "camera: {cameras: [{id: a}]}",
+            "camera.cameras.0.source",
+            "set it in the YAML file; in the environment the whole list is JSON: DD_CAMERA__CAMERAS='[…]'",
+        ),
+        (
+            "camera: {cameras: [{id: a, source: '0', context: {speed_limit: 900}}]}",
+            "camera.cameras.0.context.speed_limit",
+            "mend it in the YAML file; in the environment the whole list is JSON: DD_CAMERA__CAMERAS='[…]'",
+        ),
+        (
+            "notifications: {receivers: [{kind: webhook, name: a, url: 'ftp://x', secret: '${S}'}]}",
+            "notifications.receivers.0.url",  # the kind is no part of the way in the file
+            "mend it in the YAML file; in the environment the whole list is JSON: DD_NOTIFICATIONS__RECEIVERS='[…]'",
+        ),
+        (
+            "notifications: {receivers: [{name: a}]}",
+            "notifications.receivers.0.kind",
+            "set it in the YAML file; in the environment the whole list is JSON: DD_NOTIFICATIONS__RECEIVERS='[…]'",
+        ),
+        (
+            "notifications: {receivers: [{kind: pigeon, name: a}]}",
+            "notifications.receivers.0.kind",
+            "mend it in the YAML file; in the environment the whole list is JSON: DD_NOTIFICATIONS__RECEIVERS='[…]'",
+        ),
+        (
+            "keys: {secrets: sk-hunter2}",
+            "keys.secrets",
+            "mend it in the YAML file; in the environment the whole list is JSON: DD_KEYS__SECRETS='[…]'",
+        ),
+        (
+            "keys: {budgets: {wnidow: {calls: 1}}}",
+            "keys.budgets.wnidow",
+            "mend it in the YAML file; in the environment the whole mapping is JSON: DD_KEYS__BUDGETS='{…}'",
+        ),
+        ("kafka: {partitions: 0}", "kafka.partitions", "mend it in the YAML file or as DD_KAFKA__PARTITIONS"),
+        ("kafka: 5", "kafka", "mend it in the YAML file or as DD_KAFKA__NAME"),
+        (
+            "kafka: {replication: 1, min_insync_replicas: 2}",
+            "settings",
+            "mend it in the YAML file or as DD_SECTION__NAME",
+        ),
+    ],
+)
+def test_the_remedy_of_a_wrong_value_names_a_variable_that_works(
+    tmp_path: Path, text: str, setting: str, remedy: str
+) -> None:
+    refused = refusal(text, tmp_path)
+    assert (refused.setting, refused.remedy) == (setting, remedy)
+
+
+def test_the_variable_of_the_remedy_is_one_that_sets_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_CAMERA__CAMERAS", '[{"id": "a", "source": "0"}]')
+    assert settings.load().camera.cameras[0].id == "a"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("DD_KEYS__SECRETS", "sk-hunter2", "a list in the environment is JSON"),
+        ("DD_KEYS__BUDGETS", "hunter2", "a mapping in the environment is JSON"),
+        ("DD_KAFKA", "hunter2", "a mapping in the environment is JSON"),
+    ],
+)
+def test_a_list_or_mapping_in_the_environment_that_is_no_json_is_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("DD_KAFKA__API_VERSION", "[2, 3]")  # others are in order
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=said) as caught:
+        settings.load()
+    assert caught.value.setting == variable
+    assert "hunter2" not in str(caught.value)
+
+
+def test_null_in_the_environment_is_null_as_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_ALERTS__GEOMETRY_PRIORITY", "null")
+    monkeypatch.setenv("DD_DETECTION__WEIGHTS", "null")
+    loaded = settings.load()
+    assert (loaded.alerts.geometry_priority, loaded.detection.weights) == (None, None)

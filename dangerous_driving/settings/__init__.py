@@ -22,11 +22,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dangerous_driving.camera.address import is_misread, shown
 from dangerous_driving.contracts import CAMERA_ID_PATTERN
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.settings import remedies
 from dangerous_driving.settings.alerts import AlertsSettings
 from dangerous_driving.settings.assessment import (
     AssessmentSettings,
@@ -39,6 +40,7 @@ from dangerous_driving.settings.evaluation import EvaluationSettings
 from dangerous_driving.settings.monitoring import MonitoringSettings
 from dangerous_driving.settings.notifications import NotificationsSettings, RedisSettings
 from dangerous_driving.settings.realtime import RealtimeSettings
+from dangerous_driving.settings.schema import Part
 from dangerous_driving.settings.section import Section
 from dangerous_driving.settings.tasks import TasksSettings
 from dangerous_driving.settings.windows import OperationsSettings, WindowsSettings
@@ -121,8 +123,8 @@ class CameraSpec(Section):
     motion_max_gap: float | None = Field(
         default=None, gt=0, description="s; an unchanged scene is passed over, at most so long; default: never"
     )
-    privacy: PrivacySpec = PrivacySpec()
-    context: CameraContext = CameraContext()
+    privacy: PrivacySpec = Field(default=PrivacySpec(), description="what is made unrecognisable in its pictures")
+    context: CameraContext = Field(default=CameraContext(), description="what the prompt says of the place")
 
     @field_validator("source")
     @classmethod
@@ -230,7 +232,9 @@ class SpoolSettings(Section):
     """Where a camera site keeps results and pictures while broker or store are away."""
 
     folder: Path | None = Field(default=None, description="default: none, what cannot be stored is lost and counted")
-    max_bytes: int = Field(default=1024**3, gt=0, description="when full, the oldest of the lowest priority goes first")
+    max_bytes: int = Field(
+        default=1024**3, gt=0, description="bytes; when full, the oldest of the lowest priority goes first"
+    )
     retry: float = Field(default=3.0, gt=0, description="s between attempts while broker or store are away")
 
 
@@ -242,11 +246,15 @@ class KafkaSettings(Section):
         default=None, description="[2, 3] for the embedded broker, else found out"
     )
     partitions: int = Field(default=16, gt=0, description="of each topic but dead-letter")
-    replication: int = Field(default=3, gt=0)
-    min_insync_replicas: int = Field(default=2, gt=0)
+    replication: int = Field(default=3, gt=0, description="copies of each topic, on as many brokers")
+    min_insync_replicas: int = Field(
+        default=2, gt=0, description="copies that must be up for a message to be taken; at most replication"
+    )
     linger: float = Field(default=0.010, ge=0, description="s a producer waits to fill a batch")
-    batch_bytes: int = Field(default=32 * 1024, gt=0)
-    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"
+    batch_bytes: int = Field(default=32 * 1024, gt=0, description="bytes of a full batch, which is sent without linger")
+    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = Field(
+        default="lz4", description="of batches; snappy and zstd need a Python package of their own"
+    )
     delivery_timeout: float = Field(default=30.0, gt=0, description="s until an unacknowledged message is an error")
     request_timeout: float = Field(
         default=10.0,
@@ -264,11 +272,13 @@ class KafkaSettings(Section):
     lag_interval: float = Field(default=5.0, gt=0, description="s between two measurements of the group's lag")
     group_prefix: str = Field(default="dangerous-driving", description="consumer groups are PREFIX.SERVICE")
     idempotent: bool = Field(default=True, description="false only for brokers without idempotent producers")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: str | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="SSL: encrypted, SASL: with user and password"
+    )
+    sasl_mechanism: str | None = Field(default=None, description="such as PLAIN or SCRAM-SHA-512; needed with SASL")
+    sasl_username: str | None = Field(default=None, description="needed with SASL")
+    sasl_password: SecretStr | None = Field(default=None, description="needed with SASL")
+    ssl_cafile: Path | None = Field(default=None, description="certificates to trust in place of the system's")
 
 
 class ObjectsSettings(Section):
@@ -278,10 +288,10 @@ class ObjectsSettings(Section):
     folder: Path = Field(default=Path("data/objects"), description="of kind folder")
     endpoint: str = Field(default="127.0.0.1:9000", description="host:port of kind s3")
     bucket: str = Field(default="traffic", description="of kind s3; made when missing")
-    region: str | None = None
+    region: str | None = Field(default=None, description="of kind s3; default: what the server says")
     secure: bool = Field(default=False, description="TLS to the endpoint")
-    access_key: SecretStr | None = None
-    secret_key: SecretStr | None = None
+    access_key: SecretStr | None = Field(default=None, description="of kind s3; both keys, or none: without signature")
+    secret_key: SecretStr | None = Field(default=None, description="of kind s3, beside access_key")
     timeout: float = Field(default=10.0, gt=0, description="s to connect and to read")
 
 
@@ -293,7 +303,7 @@ class DatabaseSettings(Section):
         description="PostgreSQL 14 or newer",
     )
     pool_size: int = Field(default=8, gt=0, description="connections of one process at most")
-    connect_timeout: int = Field(default=5, gt=0, description="s")
+    connect_timeout: int = Field(default=5, gt=0, description="s to connect")
     statement_timeout: float = Field(default=30.0, gt=0, description="s a statement may take")
 
     @field_validator("url")
@@ -307,9 +317,11 @@ class DatabaseSettings(Section):
 class ObservabilitySettings(Section):
     """Each service's own port for /metrics, /healthz and /readyz."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0: all of this machine")
     port: int = Field(default=0, ge=0, le=65535, description="0: any free one (it is logged)")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is less than that is not logged"
+    )
     targets_folder: Path | None = Field(
         default=None, description="where each service writes its address for Prometheus (file_sd_configs)"
     )
@@ -337,10 +349,18 @@ class Settings(BaseSettings):
     """The whole tree."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=remedies.NESTED,
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
-    node: str = Field(default_factory=socket.gethostname, description="this machine's name in messages and tables")
+    node: str = Field(
+        default_factory=socket.gethostname,
+        description="this machine's name in messages and tables; default: its host name",
+    )
     camera: CameraSettings = CameraSettings()
     detection: DetectionSettings = DetectionSettings()
     spool: SpoolSettings = SpoolSettings()
@@ -410,15 +430,9 @@ def load(path: Path | None = None) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "settings"
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                setting, "unknown setting", "see the names with: dangerous-driving config check"
-            ) from error
-        raise ConfigError(
-            setting, first["msg"], f"set it in the YAML file or as {ENV_PREFIX}{setting.upper().replace('.', '__')}"
-        ) from error
+        raise remedies.refused(error, Part.whole(Settings), ENV_PREFIX) from error
+    except SettingsError as error:
+        raise remedies.no_json(os.environ, Part.whole(Settings), ENV_PREFIX) from error
     if (settings.keys.secrets or settings.keys.file) and "base_url" not in settings.llm.model_fields_set:
         # neither keys nor pictures of streets go to an endpoint that nobody has named
         raise ConfigError(
@@ -442,13 +456,15 @@ def _yaml_mapping(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError("--config", f"{path} holds no mapping", "write sections such as 'kafka:' at its top level")
-    return values
+    return {str(name): value for name, value in values.items()}  # YAML reads 5 and yes as no text
 
 
 def _refuse_unknown_variables() -> None:
     # pydantic-settings passes over top-level variables that it does not know: a typo would go unnoticed
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
     for variable in os.environ:
         ours = variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE
-        if ours and not variable.startswith(SECRET_PREFIX) and variable.split("__")[0].upper() not in known:
-            raise ConfigError(variable, "unknown setting", f"one of {', '.join(sorted(known))} (with __ and a name)")
+        named = variable.split(remedies.NESTED)[0].upper()
+        if ours and not variable.startswith(SECRET_PREFIX) and named not in known:
+            names = remedies.names_remedy(named, known, section="")
+            raise ConfigError(variable, "unknown setting", f"{names} (with {remedies.NESTED} and a name)")

@@ -38,7 +38,7 @@ class QuietHours(Section):
     begin: ClockTime = Field(description="local time, such as '22:00'")
     end: ClockTime = Field(description="local time; before or equal to begin: on the next day")
     days: tuple[Weekday, ...] = Field(default=(), description="days on which they begin; default: every day")
-    cameras: tuple[str, ...] = Field(default=(), description="default: all cameras")
+    cameras: tuple[str, ...] = Field(default=(), description="ids of cameras; default: all")
 
     @field_validator("cameras")
     @classmethod

@@ -22,7 +22,7 @@ class CameraContext(Section):
     road_type: str = Field(
         default="", max_length=80, description="such as: motorway, junction with lights, school street"
     )
-    speed_limit: int | None = Field(default=None, gt=0, le=200, description="km/h")
+    speed_limit: int | None = Field(default=None, gt=0, le=200, description="km/h that are allowed there")
     text: str = Field(default="", max_length=400, description="in a sentence or two: lanes, signs, what is usual there")
     reuse_duplicates: bool | None = Field(
         default=None, description="of this camera; default assessment.reuse_duplicates"
@@ -38,10 +38,10 @@ class FallbackSettings(Section):
     """An endpoint or model for when the ones before it are out of order; what is not given is as in ``llm``."""
 
     base_url: str | None = Field(default=None, description="OpenAI-compatible")
-    model: str | None = None
+    model: str | None = Field(default=None, description="its name at that endpoint")
     secrets: tuple[SecretStr, ...] = Field(default=(), description="keys of this endpoint; none: those of ``keys``")
-    price_input: float | None = Field(default=None, ge=0)
-    price_output: float | None = Field(default=None, ge=0)
+    price_input: float | None = Field(default=None, ge=0, description="money per million input tokens")
+    price_output: float | None = Field(default=None, ge=0, description="money per million output tokens")
 
     @field_validator("base_url")
     @classmethod
@@ -53,7 +53,7 @@ class LlmSettings(Section):
     """The vision LLM: any OpenAI-compatible endpoint."""
 
     base_url: str = Field(default="https://dashscope.aliyuncs.com/compatible-mode/v1", description="OpenAI-compatible")
-    model: str = Field(default="qwen-vl-plus")
+    model: str = Field(default="qwen-vl-plus", description="its name at the endpoint; it must take pictures")
     prompt_version: str = Field(
         default="v2",
         description="file name under assessment/prompts or in prompt_folder, without .yaml; in use until one is promoted",
@@ -62,9 +62,9 @@ class LlmSettings(Section):
         default=None, description="prompts of your own, one file VERSION.yaml each, on every node that assesses"
     )
     timeout: float = Field(default=30.0, gt=0, description="s for one whole answer")
-    connect_timeout: float = Field(default=5.0, gt=0, description="s")
+    connect_timeout: float = Field(default=5.0, gt=0, description="s to connect")
     max_retries: int = Field(default=2, ge=0, description="further attempts after a failed call, never on the same key")
-    temperature: float = Field(default=0.0, ge=0, le=2)
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0: the likeliest answer, higher: more varied")
     max_tokens: int = Field(default=400, gt=0, description="of an answer")
     images: Literal["base64", "url"] = Field(default="base64", description="url: the endpoint can reach the store")
     image_longest_side: int = Field(
@@ -100,8 +100,8 @@ class LlmSettings(Section):
 class BudgetSettings(Section):
     """What a lane may spend in a day (UTC); then its tasks stay pending."""
 
-    calls: int | None = Field(default=None, ge=0)
-    cost: float | None = Field(default=None, ge=0, description="money, by llm.price_input and price_output")
+    calls: int | None = Field(default=None, ge=0, description="requests; null: as many as the keys allow")
+    cost: float | None = Field(default=None, ge=0, description="money, by llm.price_input and price_output; null: any")
 
 
 class KeysSettings(Section):
@@ -109,8 +109,8 @@ class KeysSettings(Section):
 
     secrets: tuple[SecretStr, ...] = Field(default=(), description="the keys themselves")
     file: Path | None = Field(default=None, description="YAML: keys: [{secret: sk-…, label: …}], see infra/config")
-    qps_limit: int = Field(default=10, gt=0, description="requests per second and key, sliding window")
-    rpm_limit: int = Field(default=300, gt=0, description="requests per minute and key, sliding window")
+    qps_limit: int = Field(default=10, gt=0, description="requests per second on one key, in a sliding window")
+    rpm_limit: int = Field(default=300, gt=0, description="requests per minute on one key, in a sliding window")
     window_margin: float = Field(
         default=0.25,
         ge=0,
@@ -147,7 +147,7 @@ class AssessmentSettings(Section):
         default=10.0, gt=0, description="s after capture; later groups go to the window lane"
     )
     batch_size: int = Field(default=200, gt=0, description="tasks claimed in one statement at most")
-    heartbeat_interval: float = Field(default=2.0, gt=0, description="s")
+    heartbeat_interval: float = Field(default=2.0, gt=0, description="s between two heartbeats of a worker")
     worker_timeout: float = Field(default=10.0, gt=0, description="s without heartbeat until claims are handed back")
     max_attempts: int = Field(default=3, gt=0, description="of the window lane on a failed task")
     coalesce_groups: int = Field(

@@ -29,7 +29,7 @@ class Receiver(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="identity; a receiver that is renamed is a new one")
     min_level: RiskLevel = Field(default=RiskLevel.HIGH, description="told of alerts that reach this level or above")
-    cameras: tuple[str, ...] = Field(default=(), description="default: all")
+    cameras: tuple[str, ...] = Field(default=(), description="ids of cameras; default: all")
     risk_types: tuple[str, ...] = Field(
         default=(), description="alerts of one of these, or of none yet; default: all types"
     )
@@ -40,7 +40,7 @@ class Receiver(Section):
     )
     quiet: bool = Field(default=True, description="in quiet hours and snoozes, hold what rings until their end")
     rate_limit: int = Field(default=20, gt=0, description="messages in rate_window; what is more comes as one digest")
-    rate_window: float = Field(default=600.0, gt=0, description="s")
+    rate_window: float = Field(default=600.0, gt=0, description="s in which rate_limit messages are sent")
     timeout: float = Field(default=10.0, gt=0, description="s for one message")
     language: Literal["en", "zh"] = Field(default="en", description="of the texts")
     template: Path | None = Field(
@@ -58,10 +58,10 @@ class Receiver(Section):
 class WebhookReceiver(Receiver):
     """A POST of JSON, signed as Standard Webhooks says (headers webhook-id, webhook-timestamp, webhook-signature)."""
 
-    kind: Literal["webhook"]
+    kind: Literal["webhook"] = Field(description="a receiver of this kind")
     url: SecretStr = Field(description="https://…, or ${NAME} where it is a secret of its own, such as a chat's hook")
     secret: SecretStr = Field(description="whsec_ and 24 to 64 random bytes in base64; or ${NAME} as in camera sources")
-    headers: dict[str, SecretStr] = Field(default_factory=dict, description="further ones, such as Authorization")
+    headers: dict[str, SecretStr] = Field(default={}, description="further ones, such as Authorization")
     ca_file: Path | None = Field(default=None, description="certificates to trust in place of the system's")
 
     @field_validator("url")
@@ -95,14 +95,14 @@ class WebhookReceiver(Receiver):
 class EmailReceiver(Receiver):
     """An e-mail to some people."""
 
-    kind: Literal["email"]
+    kind: Literal["email"] = Field(description="a receiver of this kind")
     host: str = Field(min_length=1, description="of the SMTP server")
-    port: int = Field(default=587, gt=0, le=MAX_PORT)
+    port: int = Field(default=587, gt=0, le=MAX_PORT, description="587 with starttls, 465 with tls as a rule")
     security: Literal["starttls", "tls", "none"] = Field(default="starttls", description="none only to a local server")
-    username: str | None = None
+    username: str | None = Field(default=None, description="where the server asks for one")
     password: SecretStr | None = Field(default=None, description="or ${NAME} as in camera sources")
     sender: str = Field(description="name@host")
-    recipients: tuple[str, ...] = Field(min_length=1)
+    recipients: tuple[str, ...] = Field(min_length=1, description="each name@host")
     picture: bool = Field(default=True, description="send the picture of the group along")
     ca_file: Path | None = Field(default=None, description="certificates to trust in place of the system's")
 
@@ -118,11 +118,11 @@ class EmailReceiver(Receiver):
 class MqttReceiver(Receiver):
     """A message to an MQTT broker, JSON as of a webhook."""
 
-    kind: Literal["mqtt"]
-    host: str = Field(min_length=1)
-    port: int = Field(default=1883, gt=0, le=MAX_PORT)
-    tls: bool = False
-    username: str | None = None
+    kind: Literal["mqtt"] = Field(description="a receiver of this kind")
+    host: str = Field(min_length=1, description="of the broker")
+    port: int = Field(default=1883, gt=0, le=MAX_PORT, description="1883 without TLS, 8883 with it as a rule")
+    tls: bool = Field(default=False, description="encrypted")
+    username: str | None = Field(default=None, description="where the broker asks for one")
     password: SecretStr | None = Field(default=None, description="or ${NAME} as in camera sources")
     topic: str = Field(default="dangerous-driving/alerts/{camera_id}", description="{camera_id} is the alert's camera")
     digest_topic: str = Field(default="dangerous-driving/digests", description="of several alerts in one message")

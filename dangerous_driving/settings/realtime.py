@@ -15,8 +15,8 @@ SHORTEST_SECRET = 32
 class RealtimeSettings(Section):
     """The bridge to the browser."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0: all of this machine")
+    port: int = Field(default=8080, ge=0, le=65535, description="of page, WebSocket and REST; 0: any free one")
     token: SecretStr | None = Field(default=None, description="one for everybody, with the role of token_role")
     token_role: Literal["viewer", "operator", "admin"] = Field(
         default="operator", description="what who has `token` may do; with open_access, what everyone may"
@@ -32,7 +32,9 @@ class RealtimeSettings(Section):
         default=(), description="ids (jti) of signed tokens that are refused before they expire"
     )
     open_access: bool = Field(default=False, description="no token: the demo only")
-    allowed_origins: tuple[str, ...] = Field(default=(), description="besides the page's own")
+    allowed_origins: tuple[str, ...] = Field(
+        default=(), description="origins of pages that may connect, besides the page's own"
+    )
     trusted_proxies: tuple[str, ...] = Field(
         default=(), description="addresses or networks whose X-Forwarded-For is believed (the load balancer's)"
     )
