@@ -7,6 +7,7 @@ never both. Without a target the job runs on a mini-cluster in this process, unt
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from dangerous_driving import settings as settings_module
 from dangerous_driving.errors import ConfigError, DangerousDrivingError
 from dangerous_driving.settings import Settings
 from dangerous_driving.settings.tasks import Generator
+from dangerous_driving.tasks.flink_job import LOGIN_VARIABLE
 from infra.flink.cluster import PYTHON, connector, flink_home
+from infra.flink.connection import client_properties, compression, login
 from infra.kafka.cluster import ClusterError
 
 
@@ -24,7 +27,7 @@ def job_arguments(settings: Settings) -> list[str]:
     """What the job is told of the settings.
 
     Raises:
-        ConfigError: the Python service sends the tasks.
+        ConfigError: the Python service sends the tasks, or a setting cannot be carried over.
     """
     if settings.tasks.generator is not Generator.FLINK:
         raise ConfigError(
@@ -34,6 +37,8 @@ def job_arguments(settings: Settings) -> list[str]:
         )
     return [
         "--bootstrap-servers", settings.kafka.bootstrap_servers,
+        *(f"--client-property={name}={value}" for name, value in client_properties(settings.kafka).items()),
+        "--compression", compression(settings.kafka),
         "--group", f"{settings.kafka.group_prefix}.tasks-flink",
         "--guarantee", settings.tasks.guarantee.value,
         "--checkpoint-interval", str(settings.tasks.checkpoint_interval),
@@ -49,7 +54,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--savepoint", default="", help="checkpoint to go on from")
     asked = parser.parse_args(given)
     try:
-        arguments = job_arguments(settings_module.load(asked.config))
+        settings = settings_module.load(asked.config)
+        arguments = job_arguments(settings)
         flink_home()
         jars = connector()
     except (DangerousDrivingError, ClusterError) as error:
@@ -58,8 +64,11 @@ def main(given: Sequence[str] | None = None) -> int:
     command = [str(PYTHON), "-m", "dangerous_driving.tasks.flink_job", "--jars", str(jars), *arguments]
     command += ["--target", asked.target] if asked.target else []
     command += ["--savepoint", asked.savepoint] if asked.savepoint else []
+    environment = dict(os.environ)
+    if (secret := login(settings.kafka)) is not None:
+        environment[LOGIN_VARIABLE] = secret
     try:
-        return subprocess.run(command, check=False).returncode
+        return subprocess.run(command, check=False, env=environment).returncode
     except KeyboardInterrupt:
         return 0
 
