@@ -1,17 +1,17 @@
 """Start the Flink job with the settings in force: ``python -m infra.flink.job [--config settings.yaml] [--target host:port]``.
 
 Refuses unless ``tasks.generator: flink`` is set, by which the service `tasks` knows that it must not send tasks itself:
-never both. Without a target the job runs on a mini-cluster in this process, until Ctrl-C.
+never both. Without a target the job runs on a mini-cluster in this process, until Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dangerous_driving import settings as settings_module
 from dangerous_driving.errors import ConfigError, DangerousDrivingError
@@ -67,10 +67,12 @@ def main(given: Sequence[str] | None = None) -> int:
     environment = dict(os.environ)
     if (secret := login(settings.kafka)) is not None:
         environment[LOGIN_VARIABLE] = secret
-    try:
-        return subprocess.run(command, check=False, env=environment).returncode
-    except KeyboardInterrupt:
-        return 0
+    return _become(command, environment)
+
+
+def _become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    # in the place of this process, so that a signal that ends it ends the job: one left behind would send all tasks twice
+    os.execve(command[0], command, environment)  # noqa: S606 - there is no shell to want
 
 
 if __name__ == "__main__":

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,7 @@ from dangerous_driving.settings.tasks import Generator, Guarantee, TasksSettings
 from dangerous_driving.simulation.messages import detection_result
 from dangerous_driving.tasks.derivation import MAX_TASK_BYTES, tasks_from_detection
 from dangerous_driving.tasks.flink_job import (
+    LOGIN_VARIABLE,
     arguments,
     configuration,
     sink,
@@ -141,6 +147,51 @@ def test_what_the_job_cannot_do_is_refused_by_the_name_of_the_setting(kafka: dic
 
 def test_an_option_may_hold_any_character() -> None:
     assert table("t", {"a": "it's {x}"}) == "CREATE TABLE t (`key` BYTES, `value` BYTES) WITH ('a' = 'it''s {x}')"
+
+
+def test_a_signal_that_ends_what_was_started_ends_the_job_and_the_password_is_no_argument(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$$" "${LOGIN_VARIABLE}" "$@" >{told}.new\nmv {told}.new {told}\nexec sleep 60\n'
+    )
+    stand_in.chmod(0o755)
+    (tmp_path / "settings.yaml").write_text(
+        "tasks: {generator: flink}\n"
+        "kafka: {security_protocol: SASL_PLAINTEXT, sasl_mechanism: PLAIN, sasl_username: me, sasl_password: geheim}\n"
+    )
+    started = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            (
+                "import sys; from pathlib import Path; from infra.flink import job\n"
+                f"job.PYTHON = Path({str(stand_in)!r}); job.flink_home = lambda: None; job.connector = lambda: Path('.')\n"
+                f"sys.exit(job.main(['--config', {str(tmp_path / 'settings.yaml')!r}]))"
+            ),
+        ],
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    job = None
+    try:
+        deadline = time.monotonic() + 60
+        while not told.exists():
+            assert started.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        number, secret, *given = told.read_text().splitlines()
+        job = int(number)
+        started.send_signal(signal.SIGTERM)
+        started.wait(30)
+        with pytest.raises(ProcessLookupError):
+            os.kill(job, 0)
+    finally:
+        started.kill()
+        if job is not None:
+            with suppress(ProcessLookupError):
+                os.kill(job, signal.SIGKILL)
+    assert "geheim" in secret
+    assert not any("geheim" in argument for argument in given)
 
 
 @pytest.mark.parametrize(
