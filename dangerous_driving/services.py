@@ -109,8 +109,9 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
     from dangerous_driving.assessment.inline import InlineLane
     from dangerous_driving.camera.inventory import CameraInventory, Origin, Registration, SettingsFile, Switched
     from dangerous_driving.camera.status import CameraStatus
-    from dangerous_driving.detection.delivery import Receipt, ResultDelivery
+    from dangerous_driving.detection.delivery import ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
+    from dangerous_driving.detection.publishing import Receipt
     from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.service import DetectionService
     from dangerous_driving.ledger.cameras import register_cameras, set_camera_status, stopped_cameras, table_cameras

@@ -301,8 +301,9 @@ def all_down(
     import numpy as np
 
     from dangerous_driving.camera.frame import Frame
-    from dangerous_driving.detection.delivery import Receipt, ResultDelivery
+    from dangerous_driving.detection.delivery import ResultDelivery
     from dangerous_driving.detection.engine import Detection
+    from dangerous_driving.detection.publishing import Receipt
     from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.scene import scene_of
     from dangerous_driving.messaging.spool import Spool

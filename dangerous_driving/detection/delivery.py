@@ -17,6 +17,7 @@ from dangerous_driving.camera.frame import Frame
 from dangerous_driving.camera.reader import utc_now
 from dangerous_driving.contracts import DetectionMetadata, DetectionResult, message_id_of
 from dangerous_driving.detection.crops import JPEG, crop, encode_jpeg
+from dangerous_driving.detection.publishing import Publish, slimmer_if_too_large
 from dangerous_driving.detection.scene import GroupPicture, Scene, detection_result
 from dangerous_driving.errors import BrokerError, InferenceError, ObjectStoreError, SpoolError
 from dangerous_driving.messaging.spool import Spool, SpooledFrame, SpooledObject
@@ -47,17 +48,6 @@ STALL = 5.0
 FLUSH_TIMEOUT = 5.0
 
 
-class Receipt(Protocol):
-    """A message under way to the broker."""
-
-    def on_done(self, callback: Callable[[BrokerError | None], None], /) -> None:
-        """Call back, from any thread, with None when it is acknowledged, else with the error."""
-
-
-Publish = Callable[[DetectionResult], Receipt | None]
-"""Hands a result to the broker without waiting for it; raises ``BrokerError``. None: nothing to wait for."""
-
-
 class FrameTaker(Protocol):
     """Who does without broker and store: the inline lane."""
 
@@ -80,6 +70,9 @@ class ResultDelivery:
     a receipt after `STALL` is kept in the spool too, until it has one or `Replay` has sent it. So a process that is
     killed loses no frame; the results of its last moments, which only the producer's memory and the store had, are
     imported by ``reimport``.
+
+    A result that is too large goes again without its pictures. One that is too large even then waits nowhere, since the
+    broker will never take it: it is counted and logged.
 
     Args:
         settings: crops, JPEG.
@@ -106,7 +99,7 @@ class ResultDelivery:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._settings, self._store, self._publish = settings, store, publish
+        self._settings, self._store, self._publish = settings, store, slimmer_if_too_large(publish)
         self._model, self._node, self._spool, self._taker = model, node, spool, taker
         self._clock, self._now = clock, now
         self._stopping = threading.Event()
@@ -265,7 +258,8 @@ class ResultDelivery:
         try:
             receipt = self._publish(result)
         except BrokerError as error:
-            self._publish_from = self._clock() + PUBLISH_PAUSE
+            if error.retriable:  # else it is this message, and the broker may be there
+                self._publish_from = self._clock() + PUBLISH_PAUSE
             self._delivered(sent, error)
             return
         if receipt is None:
@@ -275,13 +269,15 @@ class ResultDelivery:
 
     def _delivered(self, sent: _Sent, error: BrokerError | None) -> None:
         result = sent.result
+        over = error is None or not error.retriable  # to wait in the spool would not change it
         if error is None:
             self._answered_at = self._clock()
             self._way.worked()
             frame_detected(result, known_after=result.metadata.detection_latency or 0.0, at=self._now())
-        elif self._spool is not None:
+        elif self._spool is not None and not over:
             self._way.failed(sent.attempt, "broker", error)
         else:
+            self._way.end(sent.attempt)
             log.warning(
                 "detection_result_unpublished",
                 camera_id=result.camera_id,
@@ -289,17 +285,17 @@ class ResultDelivery:
                 reason=str(error),
             )
             DETECTIONS_UNPUBLISHED.labels(camera_id=result.camera_id).inc()
-        if self._spool is None or (error is None and not sent.kept):
+        if self._spool is None or (over and not sent.kept):
             self._settled(result)
             return
         try:
-            self._keeper.submit(self._keep_or_remove, sent, error)
+            self._keeper.submit(self._keep_or_remove, sent, over)
         except RuntimeError:  # the process ends, and `flush` has kept what was out
             self._settled(result)
 
-    def _keep_or_remove(self, sent: _Sent, error: BrokerError | None) -> None:
+    def _keep_or_remove(self, sent: _Sent, over: bool) -> None:
         assert self._spool is not None  # noqa: S101  # looked at before
-        if error is None:
+        if over:
             self._spool.done(_waiting(sent.result))
         elif not sent.kept:
             self._keep(sent.result)

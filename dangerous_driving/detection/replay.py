@@ -12,7 +12,8 @@ frames were up to 11 s late, and with a store that takes 30 ms a picture the bac
 at once is in the way of the live frames there too.
 
 **Refusals.** While broker or store are away, one frame is tried every ``retry`` s. A frame that is refused while others
-are acknowledged holds up its own camera's backlog only, and is set aside after `GIVE_UP`.
+are acknowledged holds up its own camera's backlog only, and is set aside after `GIVE_UP`; one that is too large even without
+its pictures, at once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 import structlog
 
 from dangerous_driving.contracts import DetectionResult
-from dangerous_driving.detection.delivery import Publish
+from dangerous_driving.detection.publishing import Publish, slimmer_if_too_large
 from dangerous_driving.errors import BrokerError, ContractError, ObjectStoreError, SpoolError
 from dangerous_driving.messaging.spool import Spool, SpooledFrame, SpooledName
 from dangerous_driving.objects.store import ObjectStore
@@ -99,7 +100,8 @@ class Replay:
         rate: float = RATE,
         give_up: float = GIVE_UP,
     ) -> None:
-        self._spool, self._store, self._publish, self._retry = spool, store, publish, retry
+        self._spool, self._store, self._retry = spool, store, retry
+        self._publish = slimmer_if_too_large(publish)
         self._live_answered, self._on_failure = answered, on_failure
         self._interval, self._give_up = 1 / rate, give_up
         self._stop = threading.Event()
@@ -254,6 +256,10 @@ class Replay:
         SPOOL_REPLAYED.labels(camera_id=name.camera_id).inc()
 
     def _failed(self, name: SpooledName, frame: SpooledFrame | None, error: BrokerError | ObjectStoreError) -> None:
+        if frame is not None and not error.retriable:
+            self._troubles.pop(name.camera_id, None)
+            self._spool.give_up(frame, str(error))
+            return
         now = time.monotonic()
         before = self._trouble(name)
         trouble = self._troubles[name.camera_id] = _Trouble(name, now)

@@ -23,6 +23,10 @@ MIN_OBJECTS = 2
 #: with nobody to assess it until then.
 MAX_AHEAD = timedelta(days=1)
 
+#: Bytes of a task as JSON, for Flink. The topic takes 1 MiB as compressed, of which a picture hardly loses any, so this leaves
+#: room for the key and what surrounds a message.
+MAX_TASK_BYTES = 1_000_000
+
 
 def require_captured_by(result: DetectionResult, now: datetime) -> None:
     """Refuse a frame from the future; one from the past is recorded under its time, for the window lane.
@@ -41,13 +45,25 @@ def require_captured_by(result: DetectionResult, now: datetime) -> None:
 def tasks_from_message(value: bytes, key: bytes | None, now: datetime) -> list[tuple[bytes, bytes]]:
     """The tasks that follow from a message as it lies on ``detection-results``, as keys and messages for theirs.
 
+    For the Flink job, which would start anew for ever over a message that the topic does not take: one larger than
+    `MAX_TASK_BYTES` goes without its picture if it has the URL, and is left to the window lane, which has it from the
+    ledger, if it is too large even so.
+
     Raises:
         ContractError: it cannot be used; the tasks service sends it to ``dead-letter``.
     """
     result = DetectionResult.from_json(value)
     require_key(result, None if key is None else key.decode(errors="replace"))
     require_captured_by(result, now)
-    return [(task.camera_id.encode(), task.to_json()) for task in tasks_from_detection(result)]
+    made = [(task.camera_id.encode(), _fitting(task)) for task in tasks_from_detection(result)]
+    return [(camera, message) for camera, message in made if message is not None]
+
+
+def _fitting(task: AssessmentTask) -> bytes | None:
+    message = task.to_json()
+    if len(message) > MAX_TASK_BYTES and task.group_image_url:
+        message = task.model_copy(update={"group_image_base64": None}).to_json()
+    return message if len(message) <= MAX_TASK_BYTES else None
 
 
 def tasks_from_detection(result: DetectionResult) -> list[AssessmentTask]:

@@ -11,17 +11,23 @@ Order: a partition is read, worked on and written by one chain of operators, so 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dangerous_driving.errors import ContractError
 from dangerous_driving.tasks.derivation import tasks_from_message
 
-#: ms; brokers allow 15 minutes at most by default, and Flink's own default of an hour is refused
+#: ms; brokers allow 15 minutes at most by default, and Flink's own default of an hour is refused. For so long a dead job
+#: holds back who reads committed messages; and so long it may be down without its last transaction being given up.
 TRANSACTION_TIMEOUT = 600_000
+#: bytes before compression; as much as the Python producer allows. `tasks_from_message` makes none that is larger
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+#: environment variable of the clients' login: whoever lists the processes sees their arguments
+LOGIN_VARIABLE = "TASKS_FLINK_JAAS_CONFIG"
 #: ms a bundle of messages waits for more on its way to the Python worker; Flink's default of a second is for batches
 BUNDLE_TIME = 20
 
@@ -65,22 +71,54 @@ def configuration(asked: argparse.Namespace, flink_home: Path) -> dict[str, str]
     return settings
 
 
-SOURCE = """
-CREATE TABLE detection_results (`key` BYTES, `value` BYTES) WITH (
-    'connector' = 'kafka', 'topic' = 'detection-results', 'properties.bootstrap.servers' = '{servers}',
-    'properties.group.id' = '{group}', 'scan.startup.mode' = 'group-offsets',
-    'properties.auto.offset.reset' = 'earliest', 'properties.isolation.level' = 'read_committed',
-    'key.format' = 'raw', 'key.fields' = 'key', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY')
-"""
+def source(asked: argparse.Namespace, login: str | None) -> dict[str, str]:
+    """Options of the table that is read."""
+    return _topic("detection-results", asked, login) | {
+        "properties.group.id": asked.group,
+        "scan.startup.mode": "group-offsets",
+        "properties.auto.offset.reset": "earliest",
+        "properties.isolation.level": "read_committed",
+    }
 
-SINK = """
-CREATE TABLE assessment_tasks (`key` BYTES, `value` BYTES) WITH (
-    'connector' = 'kafka', 'topic' = 'assessment-tasks', 'properties.bootstrap.servers' = '{servers}',
-    'key.format' = 'raw', 'key.fields' = 'key', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY',
-    'sink.delivery-guarantee' = '{guarantee}', 'sink.transactional-id-prefix' = '{group}',
-    'properties.transaction.timeout.ms' = '{timeout}', 'properties.acks' = 'all', 'properties.enable.idempotence' = 'true',
-    'properties.linger.ms' = '10', 'properties.compression.type' = 'lz4')
-"""
+
+def sink(asked: argparse.Namespace, login: str | None) -> dict[str, str]:
+    """Options of the table that is written."""
+    return _topic("assessment-tasks", asked, login) | {
+        "sink.delivery-guarantee": asked.guarantee,
+        "sink.transactional-id-prefix": asked.group,
+        "properties.transaction.timeout.ms": str(TRANSACTION_TIMEOUT),
+        "properties.acks": "all",
+        "properties.enable.idempotence": "true",
+        "properties.linger.ms": "10",
+        "properties.compression.type": asked.compression,
+        "properties.max.request.size": str(MAX_REQUEST_BYTES),
+    }
+
+
+def _topic(name: str, asked: argparse.Namespace, login: str | None) -> dict[str, str]:
+    properties = {"bootstrap.servers": asked.bootstrap_servers, **dict(asked.client_property)}
+    if login is not None:
+        properties["sasl.jaas.config"] = login
+    return {
+        "connector": "kafka",
+        "topic": name,
+        "key.format": "raw",
+        "key.fields": "key",
+        "value.format": "raw",
+        "value.fields-include": "EXCEPT_KEY",
+        **{f"properties.{key}": value for key, value in properties.items()},
+    }
+
+
+def table(name: str, options: Mapping[str, str]) -> str:
+    """The statement that makes a table of keys and messages; options may hold any character."""
+    written = ", ".join(f"{_literal(option)} = {_literal(value)}" for option, value in options.items())
+    return f"CREATE TABLE {name} (`key` BYTES, `value` BYTES) WITH ({written})"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
 
 JOB = """
 INSERT INTO assessment_tasks SELECT task_key, task
@@ -92,6 +130,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """What the job is told."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bootstrap-servers", required=True)
+    parser.add_argument(
+        "--client-property", type=_property, action="append", default=[], metavar="NAME=VALUE",
+        help=f"of Kafka's clients; their login, which is secret, comes in the environment as {LOGIN_VARIABLE}",
+    )  # fmt: skip
+    parser.add_argument("--compression", default="lz4", help="of the tasks")
     parser.add_argument("--group", required=True, help="consumer group and prefix of the transactions")
     parser.add_argument("--guarantee", choices=["at-least-once", "exactly-once"], required=True)
     parser.add_argument("--checkpoint-interval", type=float, default=10.0, help="s")
@@ -103,6 +146,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def _property(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Start the job; on a mini-cluster, until it is ended."""
     import pyflink
@@ -111,6 +159,7 @@ def main(given: Sequence[str] | None = None) -> int:
     from pyflink.table.udf import udtf
 
     asked = arguments(given)
+    login = os.environ.pop(LOGIN_VARIABLE, None)  # of no use to the processes that this one starts
     # workers as processes of the task managers, never in this one, which may end after it has submitted the job
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 - PyFlink's own name
     settings = Configuration()
@@ -127,18 +176,15 @@ def main(given: Sequence[str] | None = None) -> int:
             result_types=[DataTypes.BYTES(), DataTypes.BYTES()],
         ),
     )
-    names = {
-        "servers": asked.bootstrap_servers, "group": asked.group, "guarantee": asked.guarantee,
-        "timeout": TRANSACTION_TIMEOUT,
-    }  # fmt: skip
-    environment.execute_sql(SOURCE.format(**names))
-    environment.execute_sql(SINK.format(**names))
+    environment.execute_sql(table("detection_results", source(asked, login)))
+    environment.execute_sql(table("assessment_tasks", sink(asked, login)))
     running = environment.execute_sql(JOB)
     client = running.get_job_client()
     sys.stdout.write(f"job {client.get_job_id() if client else '?'} runs, {asked.guarantee}\n")
     sys.stdout.flush()
     if not asked.target:
-        running.wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            running.wait()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
-from dangerous_driving.contracts import DetectionResult, message_id_of
-from dangerous_driving.detection.delivery import Publish
+from dangerous_driving.contracts import DetectionResult, TrafficGroup, message_id_of
+from dangerous_driving.detection.publishing import Publish
 from dangerous_driving.detection.replay import Replay
-from dangerous_driving.errors import BrokerError, ObjectStoreError
+from dangerous_driving.errors import BrokerError, MessageTooLargeError, ObjectStoreError
 from dangerous_driving.messaging.spool import Spool, SpooledFrame, SpooledObject
 from dangerous_driving.objects.folder import FolderStore
+from tests.detection.test_service import metric
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 RATE = 1e6  # tests do not wait for a pace
@@ -116,6 +119,46 @@ def test_a_frame_that_is_refused_while_live_ones_are_taken_is_set_aside_in_the_e
         wait_for(lambda: not len(spool))
     assert broker.of("a") == [1, 2]
     assert len(list((tmp_path / "spool").glob("*.bad"))) == 1
+
+
+def test_a_frame_that_no_broker_takes_is_set_aside_at_once_with_the_cause(spool: Spool, tmp_path: Path) -> None:
+    sent: list[datetime] = []
+
+    def publish(result: DetectionResult) -> None:
+        if result.timestamp == START:
+            raise MessageTooLargeError("it is larger than any topic takes")
+        sent.append(result.timestamp)
+
+    before = metric("spool_dropped_frames_total", camera_id="a", reason="refused")
+    for number in range(3):
+        spool.put(frame(number))
+    with replaying(spool, tmp_path, publish), structlog.testing.capture_logs() as logs:
+        wait_for(lambda: not len(spool))
+    assert sent == [START + timedelta(milliseconds=number) for number in (1, 2)]
+    assert metric("spool_dropped_frames_total", camera_id="a", reason="refused") == before + 1
+    [told] = [line for line in logs if line["event"] == "spooled_frame_set_aside"]
+    assert told["reason"] == "it is larger than any topic takes"
+
+
+def test_a_frame_that_is_too_large_with_its_pictures_goes_without_them(spool: Spool, tmp_path: Path) -> None:
+    sent: list[DetectionResult] = []
+
+    def publish(result: DetectionResult) -> None:
+        if any(group.group_image_base64 for group in result.traffic_groups):
+            raise MessageTooLargeError("it is too large")
+        sent.append(result)
+
+    group = TrafficGroup(
+        group_index=1, object_count=2, bbox=(0, 0, 9, 9), classes=("car",), group_image_url="mem://1",
+        group_image_base64="AAAA",
+    )  # fmt: skip
+    plain = frame(0)
+    result = DetectionResult.from_json(plain.result).model_copy(update={"traffic_groups": (group,)})
+    spool.put(dataclasses.replace(plain, result=result.to_json()))
+    with replaying(spool, tmp_path, publish):
+        wait_for(lambda: not len(spool))
+    assert [item.group_image_url for item in sent[0].traffic_groups] == ["mem://1"]
+    assert not list((tmp_path / "spool").glob("*.bad"))
 
 
 def test_nothing_is_given_up_while_the_broker_is_away(spool: Spool, tmp_path: Path) -> None:

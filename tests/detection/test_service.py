@@ -21,8 +21,9 @@ from dangerous_driving.camera.source import OpenSource, Source, open_source
 from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.contracts import DetectionResult, message_id_of
 from dangerous_driving.detection import delivery
-from dangerous_driving.detection.delivery import Publish, ResultDelivery
+from dangerous_driving.detection.delivery import ResultDelivery
 from dangerous_driving.detection.engine import Detection, Engine, open_engine
+from dangerous_driving.detection.publishing import Publish
 from dangerous_driving.detection.scene import scene_of
 from dangerous_driving.detection.service import MAX_INFERENCE_FAILURES, DetectionService
 from dangerous_driving.errors import (

@@ -20,8 +20,9 @@ from sqlalchemy import Engine
 
 from dangerous_driving.camera.frame import Frame
 from dangerous_driving.contracts import AssessmentTask, DetectionResult, message_id_of
-from dangerous_driving.detection.delivery import Receipt, ResultDelivery
+from dangerous_driving.detection.delivery import ResultDelivery
 from dangerous_driving.detection.engine import Detection
+from dangerous_driving.detection.publishing import Receipt
 from dangerous_driving.detection.replay import Replay
 from dangerous_driving.detection.scene import scene_of
 from dangerous_driving.errors import ObjectStoreError
