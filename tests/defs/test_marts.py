@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,20 @@ import pytest
 import yaml
 from sqlalchemy import Connection, Engine, Row, text
 
+from dangerous_driving.assessment.inline_folder import InlineCall
 from dangerous_driving.assessment.windows import window_of
 from dangerous_driving.ledger import backfills
+from dangerous_driving.ledger.assessments import CallOutcome
+from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.inline import hand_in
 from dangerous_driving.ledger.retention import drop_day
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import Base
 from dangerous_driving.settings import DatabaseSettings
-from tests.defs.conftest import LENGTH, PROJECT, Ledger, build, run
+from dangerous_driving.simulation.messages import detection_result
+from dangerous_driving.tasks.derivation import tasks_from_detection
+from tests.defs.conftest import LENGTH, PROJECT, Ledger, answer, build, run
 
 #: Tables of the ledger that analytics leave alone, and why.
 NOT_STAGED = {
@@ -161,6 +168,35 @@ def test_hours_outlive_the_days_that_retention_drops(
         assert next(tuple(row) for row in kept) == (1, 1)
     assert count(ledger, "marts.coverage") == 2
     assert count(ledger, f"marts.fct_assessments WHERE captured_at < '{long_ago + timedelta(days=1)}'") == 0
+
+
+@pytest.mark.integration
+def test_a_call_that_is_handed_in_hours_later_is_counted_in_its_hour_and_so_is_its_answer(
+    database: DatabaseSettings, ledger: Engine, frames: Ledger, an_hour_ago: datetime, tmp_path: Path
+) -> None:
+    at = an_hour_ago - timedelta(hours=5)
+    fill(ledger, frames, an_hour_ago)
+    frames.capture("south-1", at, groups=1)
+    with transaction(ledger) as connection:
+        # as if the frame had been recorded then
+        for table, column in (("frame", "recorded_at"), ("assessment_task", "updated_at")):
+            connection.execute(text(f"UPDATE {table} SET {column} = :at WHERE camera_id = 'south-1'"), {"at": at})
+    run(database, tmp_path)
+    hour = at.replace(minute=0, second=0)
+    assert count(ledger, f"marts.llm_usage WHERE hour_started_at = '{hour}'") == 0
+
+    [task] = tasks_from_detection(detection_result("south-1", at, groups=1))
+    held = Claim(task, token=0, worker=1)
+    record = replace(answer(held, "", level="high"), lane="inline", assessed_at=at + timedelta(seconds=2))
+    call = InlineCall(
+        task, at + timedelta(seconds=1), "key_2", "simulated-vl", "v1", CallOutcome("ok", cost=0.25), record,
+        at + timedelta(seconds=2),
+    )  # fmt: skip
+    assert hand_in(ledger, Partitions(), call, worker=1, window_length=LENGTH)
+    run(database, tmp_path)
+    assert count(ledger, f"marts.llm_usage WHERE hour_started_at = '{hour}' AND calls_ok = 1 AND cost = 0.25") == 1
+    assert count(ledger, f"marts.fct_assessments WHERE task_id = '{task.task_id}' AND risk_level = 'high'") == 1
+    assert count(ledger, "marts.camera_hourly_risk WHERE camera_id = 'south-1' AND scenes_high = 1") == 1
 
 
 @pytest.mark.integration
