@@ -32,7 +32,7 @@ from dangerous_driving.errors import (
     LlmUnavailableError,
     RateLimitedError,
 )
-from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, BUDGET_USED, KEY_WAIT, LLM_CALLS
+from dangerous_driving.observability.metrics import API_KEY_STATUS, API_KEY_USED, KEY_WAIT, LLM_CALLS
 from dangerous_driving.settings import KeysSettings
 
 log = structlog.get_logger(__name__)
@@ -289,9 +289,6 @@ class _Metrics:
                 API_KEY_STATUS.labels(item.key_hash, state).set(float(item.status == state))
             API_KEY_USED.labels(item.key_hash, "second").set(item.used_second)
             API_KEY_USED.labels(item.key_hash, "minute").set(item.used_minute)
-
-    def spent(self, lane: str, share: float) -> None:
-        BUDGET_USED.labels(lane).set(share)
 
 
 def _problem(secret: str) -> str:

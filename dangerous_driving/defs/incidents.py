@@ -6,13 +6,12 @@ from sqlalchemy import Engine
 
 from dangerous_driving.contracts import Lane
 from dangerous_driving.defs.resources import DatabaseResource
-from dangerous_driving.ledger.incidents import Budget, Incident, end, hold_reason, record
+from dangerous_driving.ledger.incidents import HELD, Budget, Incident, end, hold_reason, record
 from dangerous_driving.observability.webhook import post
 from dangerous_driving.settings import OperationsSettings, Settings
 
 log = structlog.get_logger(__name__)
 
-HELD = "window_lane_held"
 #: Characters of a run's error that are kept.
 ERROR_LENGTH = 500
 

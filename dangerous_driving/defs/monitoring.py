@@ -16,6 +16,7 @@ from dangerous_driving.evaluation.detector import DetectorReport, evaluate_detec
 from dangerous_driving.evaluation.drift import State
 from dangerous_driving.evaluation.drift_watch import CameraDay, watch_day
 from dangerous_driving.evaluation.group_recall import DANGER, GROUP
+from dangerous_driving.ledger.cameras import stopped_cameras
 from dangerous_driving.ledger.detector_quality import KnownEvaluation, evaluations, keep_report
 from dangerous_driving.ledger.drift import DRIFT_INCIDENT
 from dangerous_driving.ledger.incidents import Incident, end
@@ -164,12 +165,16 @@ def detection_drift_asset(settings: Settings, now: datetime) -> dg.AssetsDefinit
 
 
 def tell_drift(database: DatabaseResource, settings: Settings, found: list[CameraDay]) -> None:
-    """Cameras that drifted become incidents; of those that are as before they end. Too little says neither."""
+    """Cameras that drifted become incidents; of those that are as before they end. Too little says neither.
+
+    They end for a camera that nobody is to watch, too: it would never be seen as before.
+    """
+    stopped = stopped_cameras(database.engine)
     for camera in found:
-        if camera.state is State.DRIFTED:
-            tell(database.engine, settings.operations, Incident(DRIFT_INCIDENT, camera.camera_id, camera.message))
-        elif camera.state in {State.STABLE, State.MODERATE}:
+        if camera.camera_id in stopped or camera.state in {State.STABLE, State.MODERATE}:
             end(database.engine, DRIFT_INCIDENT, camera.camera_id)
+        elif camera.state is State.DRIFTED:
+            tell(database.engine, settings.operations, Incident(DRIFT_INCIDENT, camera.camera_id, camera.message))
 
 
 def drift_metadata(found: list[CameraDay]) -> dict[str, dg.MetadataValue]:

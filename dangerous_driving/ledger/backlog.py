@@ -9,6 +9,11 @@ from datetime import datetime
 from sqlalchemy import Engine, text
 
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.drift import DRIFT_INCIDENT
+from dangerous_driving.ledger.incidents import HELD
+
+#: Kinds of incidents of which somebody says that they are over, however seldom they are told again.
+ENDED_EXPLICITLY = (DRIFT_INCIDENT, HELD)
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Waiting:
 class Backlog:
     """How the queue of record stands; times in seconds, 0 where nothing waits.
 
-    ``overdue``: since the oldest window closed that no run has completed. ``incidents``: of the last hour that are not over,
-    by kind; some kinds have no end but that nobody has told of them again.
+    ``overdue``: since the oldest window closed that no run has completed. ``incidents``: those that are not over, by
+    kind; of the kinds that nobody ends, those told of within the last hour.
     """
 
     waiting: tuple[Waiting, ...]
@@ -61,7 +66,7 @@ def backlog(engine: Engine, *, window_length: int, lateness: float) -> Backlog:
         waiting = tuple(Waiting(*row) for row in connection.execute(text(_WAITING)))
         claimed = connection.scalar(text(_CLAIMED)) or 0
         due, overdue = connection.execute(text(_WINDOWS), closing).one()
-        incidents = dict(connection.execute(text(_INCIDENTS)).tuples().all())
+        incidents = dict(connection.execute(text(_INCIDENTS), {"ended": list(ENDED_EXPLICITLY)}).tuples().all())
     return Backlog(waiting, claimed, due, overdue, incidents)
 
 
@@ -105,7 +110,8 @@ WHERE assessed_version < version AND length = :length AND window_start <= now() 
 """
 
 _INCIDENTS = """
-SELECT kind, count(*) FROM incident WHERE ended_at IS NULL AND last_at > now() - interval '1 hour' GROUP BY kind
+SELECT kind, count(*) FROM incident
+WHERE ended_at IS NULL AND (kind = ANY(:ended) OR last_at > now() - interval '1 hour') GROUP BY kind
 """
 
 _ENDED = """

@@ -12,7 +12,10 @@ from dangerous_driving.ledger.incidents import incidents_between
 
 
 def day_figures(engine: Engine, day: date, *, limit: int = 200) -> DayFigures:
-    """What the ledger knows of a UTC day; alerts count by the day on which they opened, withdrawn ones do not.
+    """What the ledger knows of a UTC day.
+
+    Alerts count by the day on which they opened, withdrawn ones do not; frames and groups by that of their capture,
+    calls and money by that of the call.
 
     Args:
         engine: of the ledger.
@@ -69,4 +72,7 @@ FROM alert WHERE {_OF_THE_DAY}
 ORDER BY array_position(ARRAY['high', 'medium', 'low', 'none'], peak_level), opened_at LIMIT :limit
 """  # noqa: S608
 
-_CALLS = f"SELECT count(*), coalesce(sum(cost), 0.0) FROM llm_call WHERE {_CAPTURED}"  # noqa: S608
+# by the time of the call, as budgets and llm_usage count: a backfill's calls about last month are paid today
+_CALLS = """
+SELECT count(*), coalesce(sum(cost), 0.0) FROM llm_call WHERE started_at >= :start AND started_at < :until
+"""

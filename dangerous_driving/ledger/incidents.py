@@ -14,6 +14,8 @@ from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.tables import ApiKey, LaneSpending
 from dangerous_driving.ledger.tables import Incident as IncidentRow
 
+#: Kind of the incident that lasts while no run of the window lane is launched.
+HELD = "window_lane_held"
 #: Rows of a digest.
 SHOWN = 100
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.assessment.inline_folder import InlineCall
@@ -45,7 +45,7 @@ def hand_in(engine: Engine, partitions: Partitions, call: InlineCall, *, worker:
         if connection.execute(known).first() is not None:
             return False
         call_id = f"{task.task_id}_call{calls + 1}"
-        connection.execute(update(AssessmentTask).where(*here).values(calls=calls + 1))
+        connection.execute(update(AssessmentTask).where(*here).values(calls=calls + 1, updated_at=func.now()))
         # keys that no pool on this database has used yet
         connection.execute(
             text("INSERT INTO api_key (key_hash, qps_limit, rpm_limit) VALUES (:key, 1, 1) ON CONFLICT DO NOTHING"),
@@ -83,6 +83,7 @@ def hand_in(engine: Engine, partitions: Partitions, call: InlineCall, *, worker:
                 failure_code=None,
                 failure_message=None,
                 failure_raw=None,
+                updated_at=func.now(),
             )
         )
         return bool(kept)

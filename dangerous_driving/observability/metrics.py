@@ -202,7 +202,11 @@ WINDOW_OVERDUE = Gauge(
     "window_overdue_seconds", "Seconds since the oldest window closed that no run has completed; 0: there is none"
 )
 WINDOW_LENGTH = Gauge("window_length_seconds", "Length of a window (windows.length)")
-INCIDENTS_OPEN = Gauge("incidents_open", "Incidents that last, by kind", ["kind"])
+INCIDENTS_OPEN = Gauge(
+    "incidents_open",
+    "Incidents that are not over, by kind; of kinds that nobody ends, those of the last hour",
+    ["kind"],
+)
 API_KEYS = Gauge("api_keys", "Configured keys by the state that all processes have them in", ["status"])
 GROUP_LAG = Gauge(
     "kafka_group_lag",

@@ -15,7 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import (
+    barchart,
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.runtime import UnknownDataquery
 from grafana_foundation_sdk.cog.variants import Dataquery
@@ -121,6 +131,16 @@ def lines(
     for query in _numbered(queries):
         panel = panel.with_target(query)
     return panel
+
+
+def categories(
+    title: str, query: Query, *, by: str, says: str, unit: str = "short", span: int = HALF
+) -> barchart.Panel:
+    """One upright bar for each row, in their order; `by` is the column of text that names them. It knows no time."""
+    panel = barchart.Panel().title(title).description(says).unit(unit).span(span).height(8).min(0).no_value("no data")
+    panel = panel.datasource(query.source).with_target(query).x_field(by).fill_opacity(60)
+    panel = panel.orientation(common_models.VizOrientation.VERTICAL).show_value(common_models.VisibilityMode.NEVER)
+    return panel.legend(_legend().show_legend(False))
 
 
 def number(

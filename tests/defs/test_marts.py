@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,20 @@ import pytest
 import yaml
 from sqlalchemy import Connection, Engine, Row, text
 
+from dangerous_driving.assessment.inline_folder import InlineCall
 from dangerous_driving.assessment.windows import window_of
 from dangerous_driving.ledger import backfills
+from dangerous_driving.ledger.assessments import CallOutcome
+from dangerous_driving.ledger.claims import Claim
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.retention import drop_day
+from dangerous_driving.ledger.inline import hand_in
+from dangerous_driving.ledger.retention import drop_day, prune_rows
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import Base
 from dangerous_driving.settings import DatabaseSettings
-from tests.defs.conftest import LENGTH, PROJECT, Ledger, build, run
+from dangerous_driving.simulation.messages import detection_result
+from dangerous_driving.tasks.derivation import tasks_from_detection
+from tests.defs.conftest import LENGTH, PROJECT, Ledger, answer, build, run
 
 #: Tables of the ledger that analytics leave alone, and why.
 NOT_STAGED = {
@@ -164,6 +171,67 @@ def test_hours_outlive_the_days_that_retention_drops(
 
 
 @pytest.mark.integration
+def test_a_call_that_is_handed_in_hours_later_is_counted_in_its_hour_and_so_is_its_answer(
+    database: DatabaseSettings, ledger: Engine, frames: Ledger, an_hour_ago: datetime, tmp_path: Path
+) -> None:
+    at = an_hour_ago - timedelta(hours=5)
+    fill(ledger, frames, an_hour_ago)
+    frames.capture("south-1", at, groups=1)
+    with transaction(ledger) as connection:
+        # as if the frame had been recorded then
+        for table, column in (("frame", "recorded_at"), ("assessment_task", "updated_at")):
+            connection.execute(text(f"UPDATE {table} SET {column} = :at WHERE camera_id = 'south-1'"), {"at": at})
+    run(database, tmp_path)
+    hour = at.replace(minute=0, second=0)
+    assert count(ledger, f"marts.llm_usage WHERE hour_started_at = '{hour}'") == 0
+
+    [task] = tasks_from_detection(detection_result("south-1", at, groups=1))
+    held = Claim(task, token=0, worker=1)
+    record = replace(answer(held, "", level="high"), lane="inline", assessed_at=at + timedelta(seconds=2))
+    call = InlineCall(
+        task, at + timedelta(seconds=1), "key_2", "simulated-vl", "v1", CallOutcome("ok", cost=0.25), record,
+        at + timedelta(seconds=2),
+    )  # fmt: skip
+    assert hand_in(ledger, Partitions(), call, worker=1, window_length=LENGTH)
+    run(database, tmp_path)
+    assert count(ledger, f"marts.llm_usage WHERE hour_started_at = '{hour}' AND calls_ok = 1 AND cost = 0.25") == 1
+    assert count(ledger, f"marts.fct_assessments WHERE task_id = '{task.task_id}' AND risk_level = 'high'") == 1
+    assert count(ledger, "marts.camera_hourly_risk WHERE camera_id = 'south-1' AND scenes_high = 1") == 1
+
+
+@pytest.mark.integration
+def test_what_is_known_of_notifications_outlives_those_that_retention_deletes(
+    database: DatabaseSettings, ledger: Engine, frames: Ledger, an_hour_ago: datetime, tmp_path: Path
+) -> None:
+    long_ago = an_hour_ago - timedelta(days=5)
+    frames.capture("north-1", long_ago)
+    with transaction(ledger) as connection:
+        alerts = [insert_alert(connection, task) for task in tasks_of(connection, "north-1")]
+        for number, (alert, seconds) in enumerate(((alerts[0], 3), (alerts[0], 4), (alerts[1], 9))):
+            values = {"id": str(number), "alert": alert, "at": long_ago, "sent": long_ago + timedelta(seconds=seconds)}
+            connection.execute(text(NOTIFICATION), values)
+    told = "SELECT alert_id, messages_sent, first_told_at - opened_at FROM marts.fct_alerts ORDER BY messages_sent"
+    latency = "SELECT alerts, median_seconds FROM marts.alert_latency WHERE stage = 'notification' AND camera_id = '*'"
+    known = [(alerts[1], 1, timedelta(seconds=9)), (alerts[0], 2, timedelta(seconds=3))]
+
+    def built(*arguments: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        run(database, tmp_path, *arguments)
+        with transaction(ledger) as connection:
+            found = [connection.execute(text(query)).all() for query in (told, latency)]
+        return [tuple(row) for row in found[0]], [tuple(row) for row in found[1]]
+
+    assert built() == (known, [(2, 6.0)])
+    assert prune_rows(ledger, long_ago.date() + timedelta(days=1))["notification"] == 3
+    with transaction(ledger) as connection:  # one of the two changes afterwards
+        connection.execute(
+            text("UPDATE alert SET version = 2, state = 'closed' WHERE alert_id = :id"), {"id": alerts[0]}
+        )
+    assert built() == (known, [(2, 6.0)])
+    assert count(ledger, "marts.fct_alerts WHERE version = 2 AND state = 'closed'") == 1
+    assert built("--full-refresh") == (known, [(2, 6.0)])
+
+
+@pytest.mark.integration
 def test_a_row_that_breaks_an_invariant_fails_the_build(
     database: DatabaseSettings, ledger: Engine, frames: Ledger, an_hour_ago: datetime, tmp_path: Path
 ) -> None:
@@ -214,10 +282,12 @@ def tasks_of(connection: Connection, camera_id: str) -> list[Row[Any]]:
     return list(connection.execute(text(query), {"camera": camera_id}))
 
 
-def insert_alert(connection: Connection, row: Row[Any]) -> None:
+def insert_alert(connection: Connection, row: Row[Any]) -> str:
+    """Its id."""
     values = {"captured_at": row.captured_at, "task_id": row.task_id}
     connection.execute(text(ALERT), values)
     connection.execute(text(EVENT), values)
+    return f"a-{row.task_id}"
 
 
 def backfill_becomes_current(ledger: Engine, at: datetime) -> None:
@@ -277,6 +347,11 @@ INSERT INTO alert_event (alert_id, version, input_id, kind, camera_id, task_id, 
 SELECT 'a-' || task_id, 1, task_id || '_final', 'final', camera_id, task_id, captured_at, captured_at + interval '2 seconds',
     '{}', '{}'
 FROM assessment_task WHERE captured_at = :captured_at AND task_id = :task_id
+"""
+
+NOTIFICATION = """
+INSERT INTO notification (notification_id, receiver, kind, alert_id, level, state, created_at, due_at, sent_at)
+VALUES (:id, 'desk', 'ring', :alert, 'high', 'sent', :at, :at, :sent)
 """
 
 COPY_OF_A_FRAME = """

@@ -28,6 +28,7 @@ from dangerous_driving.defs.resources import (
 )
 from dangerous_driving.defs.shadows import shadow_assessments_asset, shadow_sensor
 from dangerous_driving.ledger import drift, shadows
+from dangerous_driving.ledger.cameras import set_running
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.ledger.tables import Frame
@@ -152,6 +153,15 @@ class TestDrift:
                 """)
             )
         assert check_of(watch(settings, instance)).passed
+        assert rows(weeks, "SELECT count(*) FROM incident WHERE ended_at IS NULL") == [(0,)]
+
+    def test_the_incident_ends_when_nobody_is_to_watch_the_camera(
+        self, settings: Settings, instance: dg.DagsterInstance, weeks: Engine
+    ) -> None:
+        """Else it would last for ever: such a camera is never seen as before."""
+        watch(settings, instance)
+        set_running(weeks, "turned", running=False)
+        watch(settings, instance)
         assert rows(weeks, "SELECT count(*) FROM incident WHERE ended_at IS NULL") == [(0,)]
 
     def test_an_accepted_camera_begins_anew(

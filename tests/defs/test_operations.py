@@ -23,7 +23,9 @@ from dangerous_driving.defs.retention import retention_asset
 from dangerous_driving.defs.sensors import closed_windows_sensor
 from dangerous_driving.ledger import incidents
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.digest import day_figures
 from dangerous_driving.ledger.retention import cutoff, expired_partitions
+from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.objects import frame_key, group_key, open_store
 from dangerous_driving.settings import Settings, load
 from tests.defs.conftest import Ledger
@@ -166,6 +168,22 @@ class TestDigest:
         [body] = webhook
         assert body["kind"] == "alert_digest"
 
+    def test_calls_and_money_are_of_the_day_of_the_call_whenever_its_frame_was_captured(self, ledger: Engine) -> None:
+        yesterday = TODAY - timedelta(days=1)
+        last_month = TODAY - timedelta(days=30)
+        midnight = TODAY.replace(hour=0)
+        Partitions().ensure(ledger, [yesterday, last_month])
+        with transaction(ledger) as connection:
+            for name, captured, started, cost in (
+                ("at once", yesterday, yesterday, 0.25),
+                ("of a backfill", last_month, yesterday, 0.5),
+                ("after midnight", yesterday, midnight, 8.0),
+            ):
+                values = {"id": name, "captured": captured, "started": started, "cost": cost}
+                connection.execute(text(_CALL), values)
+        assert (day_figures(ledger, yesterday.date()).calls, day_figures(ledger, yesterday.date()).cost) == (2, 0.75)
+        assert (day_figures(ledger, TODAY.date()).calls, day_figures(ledger, last_month.date()).calls) == (1, 0)
+
 
 class TestInventory:
     def test_cameras_are_listed_and_become_partitions(
@@ -278,6 +296,12 @@ INSERT INTO alert (alert_id, version, camera_id, state, basis, risk_level, peak_
                    opened_at, last_seen_at, updated_at, first_task_id, last_task_id, last_request_id, tracking, verdict)
 VALUES (:id, 1, 'north_1', 'closed', 'final', :level, :level, ARRAY['tailgating'], 'close | fast', '[0, 0, 1, 1]',
         :at, :at, :at, 't', 't', 'r', '{}', :verdict)
+"""
+
+_CALL = """
+INSERT INTO llm_call (captured_at, call_id, task_id, camera_id, call_number, run, lane, worker, key_hash, model, prompt_version,
+                      status, started_at, finished_at, cost)
+VALUES (:captured, :id, 't', 'north_1', 1, 'live', 'window', 1, 'key', 'simulated-vl', 'v2', 'ok', :started, :started, :cost)
 """
 
 

@@ -160,6 +160,23 @@ def test_every_sql_panel_has_rows_of_the_shape_that_it_draws(path: Path, ledger_
                 assert values == ["metric", "value"] or "metric" not in values, query.name
 
 
+@pytest.mark.integration
+def test_the_hours_of_the_day_are_all_drawn_whatever_time_it_is(ledger_url: str) -> None:
+    """By name: bars at times of the last day would be cut off where that day is not over."""
+    dashboard = queries.read(generate.FOLDER / "safety.json")
+    [panel] = [panel for panel in dashboard["panels"] if panel["title"] == "By hour of the day (UTC)"]
+    assert (panel["type"], panel["options"]["xField"]) == ("barchart", "hour")
+    [query] = [query for query in queries.panel_queries(dashboard) if query.panel == panel["title"]]
+    until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    with psycopg.connect(ledger_url) as connection:
+        cameras = [str(row[0]) for row in connection.execute("SELECT camera_id FROM marts.dim_cameras")]
+        text = queries.expand_sql(query.text, until - timedelta(days=7), until, {"camera": cameras})
+        found = connection.execute(text.encode()).fetchall()
+    assert [hour for hour, _ in found] == [f"{hour:02d}" for hour in range(24)]
+    filled = {(until - timedelta(hours=back)).hour for back in range(1, HOURS + 1)}
+    assert {int(hour) for hour, rate in found if rate is not None} == filled
+
+
 def test_a_macro_that_grafana_would_not_know_is_refused() -> None:
     now = datetime.now(UTC)
     with pytest.raises(ValueError, match="timeFiler"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import SecretStr
@@ -49,6 +50,39 @@ def test_an_empty_database_is_refused_with_the_remedy(postgres_server: EmbeddedP
     finally:
         engine.dispose()
         postgres_server.drop_database("never_migrated")
+
+
+def test_calls_from_before_their_rows_had_a_time_stay_where_they_are_and_are_no_new_ones(
+    postgres_server: EmbeddedPostgres,
+) -> None:
+    url = postgres_server.create_database("calls_before_0014")
+    engine = open_engine(DatabaseSettings(url=SecretStr(url)))
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    try:
+        config = schema._config()
+        with transaction(engine) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0013")
+            schema.make_partitions(connection, [at.date()])
+            connection.execute(text(CALL), {"id": "old", "at": at})
+            pages = text("SELECT pg_relation_filenode('llm_call_p20260101')")
+            before = connection.scalar(pages)
+        schema.migrate(engine)
+        with transaction(engine) as connection:
+            connection.execute(text(CALL), {"id": "new", "at": at})
+            found = connection.execute(text("SELECT call_id, recorded_at = now() FROM llm_call ORDER BY call_id"))
+            assert [tuple(row) for row in found] == [("new", True), ("old", None)]
+            assert connection.scalar(pages) == before
+    finally:
+        engine.dispose()
+        postgres_server.drop_database("calls_before_0014")
+
+
+CALL = """
+INSERT INTO llm_call (captured_at, call_id, task_id, camera_id, call_number, run, lane, worker, key_hash, model, prompt_version,
+    status, started_at)
+VALUES (:at, :id, 'task', 'north', 1, 'live', 'window', 1, 'key', 'simulated-vl', 'v2', 'started', :at)
+"""
 
 
 def test_rows_of_any_day_find_a_partition(ledger: Engine) -> None:

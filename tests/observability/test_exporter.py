@@ -116,6 +116,33 @@ def test_keys_budgets_and_incidents(settings: Settings, ledger: Engine) -> None:
     assert value("incidents_open", kind="window_lane_held") is None
 
 
+def test_an_incident_that_somebody_ends_is_told_until_then_and_the_others_for_an_hour(
+    settings: Settings, ledger: Engine
+) -> None:
+    for kind, subject in (
+        ("detection_drift", "turned"), ("detection_drift", "as before"), ("window_lane_held", "window"),
+        ("run_failed", "a"), ("tasks_expired", "b"), ("windows_given_up", "c"),
+    ):  # fmt: skip
+        incidents.record(ledger, Incident(kind, subject, "…"))
+    exporter = Exporter(settings, ledger, {})
+
+    def told() -> dict[str, float | None]:
+        exporter.look_at_ledger()
+        kinds = ("detection_drift", "window_lane_held", "run_failed", "tasks_expired", "windows_given_up")
+        return {kind: found for kind in kinds if (found := value("incidents_open", kind=kind)) is not None}
+
+    assert told() == {
+        "detection_drift": 2, "window_lane_held": 1, "run_failed": 1, "tasks_expired": 1, "windows_given_up": 1
+    }  # fmt: skip
+    run(ledger, "UPDATE incident SET last_at = now() - interval '20 hours'")
+    assert told() == {"detection_drift": 2, "window_lane_held": 1}
+    incidents.end(ledger, "detection_drift", "as before")
+    assert told() == {"detection_drift": 1, "window_lane_held": 1}
+    for kind, subject in (("detection_drift", "turned"), ("window_lane_held", "window")):
+        incidents.end(ledger, kind, subject)
+    assert told() == {}
+
+
 def test_calls_of_window_runs_are_counted_once_each_and_those_of_services_not(
     settings: Settings, ledger: Engine
 ) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from pydantic import SecretStr
 
-from dangerous_driving.assessment.key_pool import KeyUsage
+from dangerous_driving.assessment.key_pool import Budget, Key, KeyPool, KeyUsage, MemoryStorage, Policy
 from dangerous_driving.assessment.keys import _Metrics
 from dangerous_driving.observability import metrics
 from dangerous_driving.observability.service import ServiceProcess
@@ -122,3 +123,17 @@ def test_the_series_of_a_key_begin_at_nought_and_end_with_it() -> None:
     assert value("api_key_status", key_id="one", status="cooling") == 1
     assert value("api_key_status", key_id="two", status="disabled") is None
     assert value("api_key_used", key_id="two", window="minute") is None
+
+
+async def test_a_pool_tells_no_share_of_a_budget_for_it_would_stand_until_the_lane_asks_again() -> None:
+    """After midnight, too: whoever looks at the day's spending tells it, which is the exporter."""
+    lane = "a lane with a budget"
+    storage = MemoryStorage([Key("one", 10, 300)], Policy(budgets={lane: Budget(calls=2)}))
+    pool = KeyPool(
+        {"one": SecretStr("sk-one")}, storage, policy=Policy(budgets={lane: Budget(calls=2)}), observer=_Metrics()
+    )
+    for _ in range(2):
+        await pool.report(await pool.reserve(lane))
+    assert pool.spent(lane).calls == 2
+    assert REGISTRY.get_sample_value("llm_budget_used_ratio", {"lane": lane}) is None
+    await pool.close()

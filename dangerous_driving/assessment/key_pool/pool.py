@@ -68,9 +68,6 @@ class Observer(Protocol):
     def stands(self, usages: Sequence[KeyUsage]) -> None:
         """How the keys stand, about once a second for as long as one of them is in use or out of it."""
 
-    def spent(self, lane: str, share: float) -> None:
-        """What share of its daily budget a lane has used."""
-
 
 @dataclass(eq=False)
 class _Waiter:
@@ -357,10 +354,7 @@ class KeyPool:
         if budget is None:
             return None
         spent = self._storage.spent(lane)
-        share = spent.share(budget)
-        if self._observer is not None:
-            self._observer.spent(lane, share)
-        if share < 1:
+        if spent.share(budget) < 1:
             return None
         return BudgetSpentError(
             f"the lane {lane} has spent its budget of the day ({spent.calls} calls, {spent.cost:.4g} of money); "

@@ -185,6 +185,8 @@ class LlmCall(Base):
     output_tokens: Mapped[int | None]
     cost: Mapped[float | None]
     error: Mapped[str | None]
+    # null: written before there was this column
+    recorded_at: Mapped[datetime | None] = filled_now()
 
     __table_args__ = (
         CheckConstraint(
@@ -200,6 +202,7 @@ class LlmCall(Base):
             "ix_llm_call_shared", "shared_with", postgresql_using="gin", postgresql_where=text("shared_with <> '{}'")
         ),
         written_order("finished_at"),
+        written_order("recorded_at"),
         BY_DAY,
     )
 

@@ -3,6 +3,7 @@
     incremental_strategy='delete+insert',
     unique_key='alert_id',
     on_schema_change='append_new_columns',
+    full_refresh=var('forget_dropped_days'),
     indexes=[
         {'columns': ['alert_id'], 'unique': true},
         {'columns': ['opened_at']},
@@ -22,20 +23,27 @@ with told as (
 
 ),
 
--- every change of an alert raises its version, so that no clock is asked
+-- Every change of an alert raises its version, so that no clock is asked. Retention deletes notifications and no alert:
+-- what was built knows of messages that the ledger has forgotten.
 changed as (
 
     select
         alerts.*,
+        {%- if is_incremental() %}
+        -- both pass over nulls
+        least(told.first_told_at, built.first_told_at) as first_told_at,
+        greatest(told.messages_sent, built.messages_sent, 0) as messages_sent
+        {%- else %}
         told.first_told_at,
         coalesce(told.messages_sent, 0) as messages_sent
+        {%- endif %}
     from {{ ref('stg_alerts') }} as alerts
     left join told on told.alert_id = alerts.alert_id
     {%- if is_incremental() %}
     left join {{ this }} as built on built.alert_id = alerts.alert_id
     where built.alert_id is null
         or built.version <> alerts.version
-        or built.messages_sent <> coalesce(told.messages_sent, 0)
+        or told.messages_sent > built.messages_sent
     {%- endif %}
 
 ),

@@ -14,6 +14,7 @@
 {% set spans = changed_spans([
     {'relation': ref('stg_llm_calls'), 'at': 'started_at', 'written': 'started_at'},
     {'relation': ref('stg_llm_calls'), 'at': 'started_at', 'written': 'finished_at'},
+    {'relation': ref('stg_llm_calls'), 'at': 'started_at', 'written': 'recorded_at'},
 ]) %}
 
 select

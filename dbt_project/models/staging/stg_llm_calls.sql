@@ -28,5 +28,6 @@ select
     captured_at,
     started_at,
     first_token_at,
-    finished_at
+    finished_at,
+    recorded_at
 from {{ source('ledger', 'llm_call') }}

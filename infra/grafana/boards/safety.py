@@ -12,6 +12,7 @@ from infra.grafana.declaration import (
     WARNING,
     Board,
     Section,
+    categories,
     gauges,
     lines,
     number,
@@ -129,24 +130,22 @@ BOARD = Board(
                     ),
                     says="By exposure, so that busy and quiet roads compare; the ten most dangerous of the last week.",
                 ),
-                lines(
+                categories(
                     "By hour of the day (UTC)",
-                    sql(
-                        """
-                        select date_trunc('day', $__timeTo(), 'UTC') + make_interval(hours => hour) as time, rate
-                        from (
+                    sql("""
+                        select to_char(hour, 'FM00') as hour, rate
+                        from generate_series(0, 23) as hour
+                        left join (
                             select extract(hour from hour_started_at at time zone 'UTC')::int as hour,
                                 sum(dangerous_scenes) * 1000.0 / nullif(sum(road_users_seen), 0) as rate
                             from marts.camera_hourly_risk
                             where $__timeFilter(hour_started_at) and camera_id in (${camera:sqlstring})
                             group by 1
-                        ) as by_hour
+                        ) as by_hour using (hour)
                         order by 1
-                        """,
-                        "time_series",
-                    ),
-                    says="Dangerous scenes per 1,000 road users, over all days of this time, laid on the last day's hours.",
-                    bars=True,
+                    """),
+                    by="hour",
+                    says="Dangerous scenes per 1,000 road users in each of the 24 hours, over all days of this time.",
                 ),
                 lines(
                     "False alarms by day",

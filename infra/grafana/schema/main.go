@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/grafana/grafana-foundation-sdk/go/barchart"
 	"github.com/grafana/grafana-foundation-sdk/go/bargauge"
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
@@ -19,7 +20,9 @@ import (
 )
 
 // known are the panels that declaration.py can write. All plugins would take a minute to compile.
-var known = map[string]bool{"row": true, "bargauge": true, "heatmap": true, "stat": true, "table": true, "timeseries": true}
+var known = map[string]bool{
+	"row": true, "barchart": true, "bargauge": true, "heatmap": true, "stat": true, "table": true, "timeseries": true,
+}
 
 func check(path string) error {
 	content, err := os.ReadFile(path)
@@ -49,6 +52,7 @@ func problem(err error) error {
 
 func main() {
 	runtime := cog.NewRuntime()
+	runtime.RegisterPanelcfgVariant(barchart.VariantConfig())
 	runtime.RegisterPanelcfgVariant(bargauge.VariantConfig())
 	runtime.RegisterPanelcfgVariant(heatmap.VariantConfig())
 	runtime.RegisterPanelcfgVariant(stat.VariantConfig())
