@@ -176,7 +176,7 @@ async def _backfill_window(
             refused = await patiently(backfills.refusal, engine, plan.run, window)
             if refused:
                 return refused
-        return await _over_limit(assessor, window, plan)
+        return await _over_limit(assessor, window, plan, attempts)
 
     outcomes, error = await until_covered(
         assessor, Lane.EVALUATION, slots, claim=claim, covered=covered, hindrance=hindrance
@@ -206,7 +206,7 @@ async def _backfill_window(
     return await patiently(with_costs, engine, report)
 
 
-async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan) -> str | None:
+async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan, max_attempts: int) -> str | None:
     """Why no further call may be made for the window, or None."""
     if plan.cost_limit is None:
         return None
@@ -217,6 +217,7 @@ async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan) ->
         [window],
         prompt_version=plan.prompt_version,
         model=plan.model,
+        max_attempts=max_attempts,
         share=plan.share,
     )
     if ahead.calls == 0:
