@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from dangerous_driving.contracts import Lane
-from dangerous_driving.defs.incidents import budget_of, tell
+from dangerous_driving.defs.incidents import held_back, tell
 from dangerous_driving.defs.jobs import WINDOW_JOB
 from dangerous_driving.defs.launches import KnownRun, Launches, RunState, batches, plan, run_key
 from dangerous_driving.defs.partitions import CAMERA, WINDOW, partition_key
 from dangerous_driving.defs.resources import DatabaseResource
-from dangerous_driving.ledger.incidents import Incident, hold_reason
+from dangerous_driving.ledger.incidents import Incident
 from dangerous_driving.ledger.windows import MAX_ATTEMPTS, DueWindow, due_windows, fail_window, launch_windows
 from dangerous_driving.settings import Settings
 
@@ -46,7 +46,7 @@ def closed_windows_sensor(settings: Settings, partitions: dg.MultiPartitionsDefi
     def closed_windows(
         context: dg.SensorEvaluationContext, database: DatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        held = hold_reason(database.engine, Lane.WINDOW, budget_of(settings, Lane.WINDOW))
+        held = held_back(database.engine, settings, Lane.WINDOW)
         if held:
             return dg.SkipReason(f"held back: {held}")
         now = datetime.now(UTC)

@@ -7,12 +7,11 @@ import dagster as dg
 from dangerous_driving.assessment.backfill_run import BackfillPlan
 from dangerous_driving.assessment.champion import current_version
 from dangerous_driving.contracts import Lane
-from dangerous_driving.defs.incidents import budget_of
+from dangerous_driving.defs.incidents import held_back
 from dangerous_driving.defs.monitoring_jobs import SHADOW_JOB
 from dangerous_driving.defs.resources import AssessorResource, DatabaseResource
 from dangerous_driving.evaluation.shadow_report import markdown
 from dangerous_driving.ledger import shadows
-from dangerous_driving.ledger.incidents import hold_reason
 from dangerous_driving.ledger.shadows import Challenger, ShadowWindowDue
 from dangerous_driving.settings import Settings
 
@@ -106,7 +105,7 @@ def shadow_sensor(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         if not shadows.challengers(database.engine, active=True):
             return dg.SkipReason("no challenger assesses in the shadow")
-        held = hold_reason(database.engine, Lane.EVALUATION, budget_of(settings, Lane.EVALUATION))
+        held = held_back(database.engine, settings, Lane.EVALUATION)
         if held:
             return dg.SkipReason(f"held back: {held}")
         if context.instance.get_runs_count(dg.RunsFilter(job_name=SHADOW_JOB, statuses=UNFINISHED)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Protocol
@@ -84,18 +85,21 @@ def incidents_between(engine: Engine, start: datetime, end_: datetime) -> list[I
         return [Incident(*row) for row in connection.execute(statement)]
 
 
-def hold_reason(engine: Engine, lane: Lane, budget: Budget | None, *, today: date | None = None) -> str | None:
+def hold_reason(
+    engine: Engine, lane: Lane, budget: Budget | None, *, keys: Collection[str], today: date | None = None
+) -> str | None:
     """Why no run of this lane should be launched now, or None.
 
-    Held back while its budget of the day is spent (``lane_spending``, which the key pool keeps), or while every known
-    key is disabled: a run would hand all its groups back. Before the first call no key is known, and nothing is held.
+    Held back while its budget of the day is spent (``lane_spending``, which the key pool keeps), or while every one of
+    `keys`, the hashes of those that are configured, is disabled: a run would hand all its groups back. A key without a row
+    has not been used yet, and may be good. Rows of keys that were removed stay, and say nothing.
     """
     with transaction(engine) as connection:
-        known, disabled = connection.execute(
-            select(func.count(), func.count().filter(ApiKey.state == "disabled")).select_from(ApiKey)
-        ).one()
-        if known and known == disabled:
-            return f"all {known} keys are disabled; enable one, or set another"
+        disabled = connection.scalar(
+            select(func.count()).select_from(ApiKey).where(ApiKey.key_hash.in_(list(keys)), ApiKey.state == "disabled")
+        )
+        if keys and disabled == len(keys):
+            return f"all {disabled} keys are disabled; enable one, or set another"
         if budget is None or (budget.calls is None and budget.cost is None):
             return None
         row = connection.execute(

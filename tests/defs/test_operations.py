@@ -7,15 +7,17 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
 
+from dangerous_driving.assessment.keys import configured_hashes
 from dangerous_driving.contracts import Lane
 from dangerous_driving.defs.assets import content_sensor
-from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor
+from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor, held_back
 from dangerous_driving.defs.partitions import CAMERA, window_partitions
 from dangerous_driving.defs.reports import alert_digest_asset, camera_inventory_asset, digest_key
 from dangerous_driving.defs.resources import DatabaseResource, ObjectStoreResource
@@ -213,20 +215,55 @@ class TestHold:
             )
 
     def test_a_spent_budget_holds_and_another_days_does_not(self, ledger: Engine) -> None:
-        assert incidents.hold_reason(ledger, Lane.WINDOW, Budget()) is None
-        self.spend(ledger, 5)
-        assert "has spent its budget of the day (5 calls" in str(incidents.hold_reason(ledger, Lane.WINDOW, Budget()))
-        assert incidents.hold_reason(ledger, Lane.WINDOW, Budget(), today=date(2020, 1, 1)) is None
-        assert incidents.hold_reason(ledger, Lane.WINDOW, None) is None
+        def reason(budget: Budget | None, **today: date) -> str | None:
+            return incidents.hold_reason(ledger, Lane.WINDOW, budget, keys=(), **today)
 
-    def test_window_runs_wait_until_a_key_is_enabled_and_it_is_told_once(
-        self, settings: Settings, instance: dg.DagsterInstance, ledger: Engine, frames: Ledger, an_hour_ago: datetime
+        assert reason(Budget()) is None
+        self.spend(ledger, 5)
+        assert "has spent its budget of the day (5 calls" in str(reason(Budget()))
+        assert reason(Budget(), today=date(2020, 1, 1)) is None
+        assert reason(None) is None
+
+    @pytest.mark.parametrize(
+        ("states", "held"),
+        [
+            ({"one": "disabled", "other": "disabled"}, True),
+            ({"one": "disabled", "other": "disabled", "removed": "available"}, True),
+            ({"one": "disabled", "other": "cooling"}, False),
+            ({"one": "disabled", "removed": "disabled"}, False),  # nobody has tried the other
+            ({}, False),
+        ],
+    )
+    def test_configured_keys_hold_when_all_are_disabled_and_rows_of_removed_ones_say_nothing(
+        self, ledger: Engine, states: dict[str, str], held: bool
     ) -> None:
-        frames.capture("north-1", an_hour_ago)
+        for key_hash, state in states.items():
+            self.know(ledger, key_hash, state)
+        reason = incidents.hold_reason(ledger, Lane.WINDOW, None, keys=frozenset({"one", "other"}))
+        assert reason == ("all 2 keys are disabled; enable one, or set another" if held else None)
+
+    def know(self, ledger: Engine, key_hash: str, state: str) -> None:
         with transaction(ledger) as connection:
             connection.execute(
-                text("INSERT INTO api_key (key_hash, qps_limit, rpm_limit, state) VALUES ('k', 1, 1, 'disabled')")
+                text("INSERT INTO api_key (key_hash, qps_limit, rpm_limit, state) VALUES (:key, 1, 1, :state)"),
+                {"key": key_hash, "state": state},
             )
+
+    @pytest.fixture
+    def key_file(self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A file with one key, which the definitions are loaded with."""
+        file = tmp_path / "keys.yaml"
+        file.write_text("keys: [{secret: sk-first}]")
+        monkeypatch.setenv("DD_KEYS__FILE", str(file))
+        return file
+
+    def test_window_runs_wait_until_a_key_is_enabled_and_it_is_told_once(
+        self, key_file: Path, instance: dg.DagsterInstance, ledger: Engine, frames: Ledger, an_hour_ago: datetime
+    ) -> None:
+        settings = load()
+        frames.capture("north-1", an_hour_ago)
+        [first] = configured_hashes(settings.keys)
+        self.know(ledger, first, "disabled")
         partitions = window_partitions(settings.windows, datetime.now(UTC))
         windows, endpoint = closed_windows_sensor(settings, partitions), endpoint_sensor(settings)
 
@@ -242,6 +279,18 @@ class TestHold:
             connection.execute(text("UPDATE api_key SET state = 'available'"))
         assert tick(endpoint).skip_message == "window runs go on"
         assert len(tick(windows).run_requests) == 1
+
+    def test_a_key_that_is_put_into_the_file_ends_the_hold_though_no_pool_has_seen_it(
+        self, key_file: Path, ledger: Engine
+    ) -> None:
+        settings = load()
+        [first] = configured_hashes(settings.keys)
+        self.know(ledger, first, "disabled")
+        assert "all 1 keys are disabled" in str(held_back(ledger, settings, Lane.WINDOW))
+        key_file.write_text("keys: [{secret: sk-first}, {secret: sk-second}]")
+        assert held_back(ledger, settings, Lane.WINDOW) is None
+        key_file.write_text("keys: []")
+        assert str(key_file) in str(held_back(ledger, settings, Lane.WINDOW))  # a run would end at once
 
 
 def test_a_failed_run_is_recorded_and_posted_with_what_it_said(
