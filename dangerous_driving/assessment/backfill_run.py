@@ -104,11 +104,19 @@ def backfill_plan(
 
 
 def settings_of(settings: Settings, plan: BackfillPlan) -> Settings:
-    """The settings with the backfill's prompt and model, and with no other model to fall back to."""
+    """The settings with the backfill's prompt and model, and with no other model to fall back to.
+
+    Claims of a backfill never share calls, so it needs no prompt for several groups.
+    """
     changed: dict[str, Any] = {"prompt_version": plan.prompt_version, "model": plan.model}
     if "fallbacks" in type(settings.llm).model_fields:
         changed["fallbacks"] = ()
-    return settings.model_copy(update={"llm": settings.llm.model_copy(update=changed)})
+    return settings.model_copy(
+        update={
+            "llm": settings.llm.model_copy(update=changed),
+            "assessment": settings.assessment.model_copy(update={"coalesce_groups": 1}),
+        }
+    )
 
 
 async def backfill_windows(

@@ -186,6 +186,17 @@ async def test_a_model_that_the_endpoint_does_not_know_ends_the_window_at_once(
     assert bench.rows("SELECT count(*) FROM llm_call") == [(3,)]  # once each, and not time and again
 
 
+async def test_a_prompt_for_one_group_alone_can_be_tried_where_the_live_lanes_share_calls(
+    bench: Bench, captured: list[Window]
+) -> None:
+    sharing = bench.settings.assessment.model_copy(update={"coalesce_groups": 3})
+    bench.settings = bench.settings.model_copy(update={"assessment": sharing})
+    plan = BackfillPlan("first-prompt", "v1", "simulated-vl")  # v1 has no file for several groups
+    [report] = await again(bench, captured[:1], plan)
+    assert (report.complete, report.problem) == (True, None)
+    assert bench.rows("SELECT count(*), count(*) FILTER (WHERE shared_with = '{}') FROM llm_call") == [(3, 3)]
+
+
 async def test_a_name_stands_for_one_prompt_and_model(bench: Bench, captured: list[Window]) -> None:
     await again(bench, captured[:1], plan_of(bench))
     other = backfill_plan(bench.settings, run="better-prompt", prompt_version=None, model="another")
