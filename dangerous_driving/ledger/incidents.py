@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import Lane
@@ -17,6 +17,10 @@ from dangerous_driving.ledger.tables import Incident as IncidentRow
 
 #: Rows of a digest.
 SHOWN = 100
+#: Kinds that nobody says the end of: each is told when it happens, and is over when it has not come again for `QUIET`. That is
+#: less than a day, since retention expires tasks once a night: each night's loss is told.
+MOMENTARY = frozenset({"tasks_expired", "windows_given_up"})
+QUIET = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,12 @@ def record(engine: Engine, incident: Incident) -> bool:
         kind=incident.kind, subject=incident.subject, message=incident.message, count=incident.count
     )
     with transaction(engine) as connection:
+        if incident.kind in MOMENTARY:
+            connection.execute(
+                update(IncidentRow)
+                .where(*_open(incident.kind, incident.subject), IncidentRow.last_at < func.now() - QUIET)
+                .values(ended_at=IncidentRow.last_at)
+            )
         total = connection.scalar(
             statement.on_conflict_do_update(
                 index_elements=["kind", "subject"],
@@ -65,12 +75,12 @@ def end(engine: Engine, kind: str, subject: str) -> bool:
     """Note that it is over; returns whether there was one."""
     with transaction(engine) as connection:
         return bool(
-            connection.execute(
-                update(IncidentRow)
-                .where(IncidentRow.kind == kind, IncidentRow.subject == subject, IncidentRow.ended_at.is_(None))
-                .values(ended_at=func.now())
-            ).rowcount
+            connection.execute(update(IncidentRow).where(*_open(kind, subject)).values(ended_at=func.now())).rowcount
         )
+
+
+def _open(kind: str, subject: str) -> tuple[ColumnElement[bool], ...]:
+    return IncidentRow.kind == kind, IncidentRow.subject == subject, IncidentRow.ended_at.is_(None)
 
 
 def incidents_between(engine: Engine, start: datetime, end_: datetime) -> list[Incident]:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, text
 from dangerous_driving.assessment.keys import configured_hashes
 from dangerous_driving.contracts import Lane
 from dangerous_driving.defs.assets import content_sensor
-from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor, held_back
+from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor, held_back, tell
 from dangerous_driving.defs.partitions import CAMERA, window_partitions
 from dangerous_driving.defs.reports import alert_digest_asset, camera_inventory_asset, digest_key
 from dangerous_driving.defs.resources import DatabaseResource, ObjectStoreResource
@@ -320,6 +320,43 @@ def test_a_failed_run_is_recorded_and_posted_with_what_it_said(
     assert "the store is full" in message
     [body] = webhook
     assert "the store is full" in body["text"]
+
+
+@pytest.mark.parametrize("kind", ["tasks_expired", "windows_given_up"])
+def test_what_nobody_ends_is_told_again_when_it_comes_again_another_day(
+    settings: Settings, ledger: Engine, webhook: list[dict[str, Any]], kind: str
+) -> None:
+    operations = load().operations
+
+    def happens(count: int) -> bool:
+        return tell(ledger, operations, incidents.Incident(kind, "north-1", f"{count} of them", count))
+
+    def later(hours: int) -> None:
+        with transaction(ledger) as connection:
+            connection.execute(
+                text(
+                    "UPDATE incident SET first_at = first_at - :by, last_at = last_at - :by, ended_at = ended_at - :by"
+                ),
+                {"by": timedelta(hours=hours)},
+            )
+
+    assert [happens(4), happens(1)] == [True, False]  # a run that was tried again
+    later(24)
+    assert happens(2)
+    assert [body["message"] for body in webhook] == ["4 of them", "2 of them"]
+    with transaction(ledger) as connection:
+        rows = connection.execute(text("SELECT count, ended_at = last_at FROM incident ORDER BY first_at")).all()
+    assert [tuple(row) for row in rows] == [(5, True), (2, None)]
+
+
+def test_what_lasts_until_somebody_ends_it_is_told_once_however_long_it_rests(
+    settings: Settings, ledger: Engine
+) -> None:
+    held = incidents.Incident("window_lane_held", "window", "all 2 keys are disabled")
+    assert tell(ledger, settings.operations, held)
+    with transaction(ledger) as connection:
+        connection.execute(text("UPDATE incident SET last_at = last_at - interval '3 days'"))
+    assert not tell(ledger, settings.operations, held)
 
 
 _ALERT = """

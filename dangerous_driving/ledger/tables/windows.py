@@ -87,7 +87,8 @@ class BackfillTask(Base):
 class Incident(Base):
     """What a person is told of: a run that failed, windows given up, tasks that expired, a budget that is spent.
 
-    One row as long as it lasts (kind and subject): what comes again raises ``count``.
+    One row as long as it lasts (kind and subject): what comes again raises ``count``. What is told when it happens, and has
+    no end, is over when it has not come again for half a day.
     """
 
     __tablename__ = "incident"
