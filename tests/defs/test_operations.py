@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 
 from dangerous_driving.assessment.keys import configured_hashes
 from dangerous_driving.contracts import Lane
+from dangerous_driving.defs import retention
 from dangerous_driving.defs.assets import content_sensor
 from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor, held_back, tell
 from dangerous_driving.defs.partitions import CAMERA, window_partitions
@@ -122,19 +123,20 @@ class TestRetention:
         assert instance.get_dynamic_partitions(CAMERA) == ["north-1"]
 
     def test_old_runs_of_dagster_go_those_on_windows_with_their_windows(
-        self, settings: Settings, instance: dg.DagsterInstance, ledger: Engine
+        self, settings: Settings, instance: dg.DagsterInstance, ledger: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def run(job: str) -> str:
             made = instance.create_run_for_job(dg.job(name=job)(lambda: None), status=dg.DagsterRunStatus.SUCCESS)
             return made.run_id
 
-        kept = run("assess_window")
-        gone = run("build_marts")
+        monkeypatch.setattr(retention, "RUNS_AT_A_TIME", 2)
+        kept = [run("assess_window") for _ in range(3)]  # older than the others, and more than are asked for at a time
+        gone = [run("build_marts") for _ in range(4)] + [run("watch_drift")]
         # as if a day were a moment
         short = settings.model_copy(update={"operations": settings.operations.model_copy(update={"event_log_days": 0})})
-        assert materialize(retention_asset(short), instance)["dagster_runs"] == 1
-        assert instance.get_run_by_id(gone) is None
-        assert instance.get_run_by_id(kept) is not None
+        assert materialize(retention_asset(short), instance)["dagster_runs"] == 5
+        assert {record.dagster_run.run_id for record in instance.get_run_records()}.isdisjoint(gone)
+        assert all(instance.get_run_by_id(run_id) for run_id in kept)
 
 
 class TestDigest:
