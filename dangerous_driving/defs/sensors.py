@@ -12,7 +12,14 @@ from dangerous_driving.defs.launches import KnownRun, Launches, RunState, batche
 from dangerous_driving.defs.partitions import CAMERA, WINDOW, partition_key
 from dangerous_driving.defs.resources import DatabaseResource
 from dangerous_driving.ledger.incidents import Incident
-from dangerous_driving.ledger.windows import MAX_ATTEMPTS, DueWindow, due_windows, fail_window, launch_windows
+from dangerous_driving.ledger.windows import (
+    MAX_ATTEMPTS,
+    DueWindow,
+    due_windows,
+    fail_window,
+    launch_windows,
+    take_over_windows,
+)
 from dangerous_driving.settings import Settings
 
 #: Due windows a tick looks at for each it may launch, so that windows which rest after a failure hold up no others.
@@ -50,6 +57,8 @@ def closed_windows_sensor(settings: Settings, partitions: dg.MultiPartitionsDefi
         if held:
             return dg.SkipReason(f"held back: {held}")
         now = datetime.now(UTC)
+        if taken := take_over_windows(database.engine, length=wanted.length, now=now, lateness=wanted.lateness):
+            context.log.info("%d windows of another length are taken over by windows of %d s", taken, wanted.length)
         room = wanted.runs_per_tick * wanted.windows_per_run
         due = due_windows(
             database.engine,

@@ -22,6 +22,9 @@ class CameraWindow(Base):
 
     ``version`` rises with each batch of new frames; a window run notes in ``assessed_version`` which content it completed,
     so late frames re-open the window by themselves.
+
+    The length is a setting. Windows of another length that were not complete when it changed are taken over by those of the
+    new one: ``assessed_version`` stands at ``version`` then, without a ``completed_at``.
     """
 
     __tablename__ = "camera_window"
