@@ -404,7 +404,7 @@ def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> l
     from dangerous_driving.assessment.keys import open_pool
     from dangerous_driving.assessment.opening import open_assessor
     from dangerous_driving.assessment.window_run import assess_windows, by_living_workers
-    from dangerous_driving.ledger.windows import due_windows
+    from dangerous_driving.ledger.windows import due_windows, take_over_windows
 
     async def work(engine: Engine, producer: Producer, windows: list[Window]) -> list[WindowReport]:
         pool = open_pool(settings.keys, engine)
@@ -427,13 +427,15 @@ def run_windows(settings: Settings, *, open_too: bool, leash: bool = False) -> l
         logging.configure(level=settings.observability.log_level, service="window-run", node=settings.node)
         end_with_standard_input()
     with _ledger(settings, "window-run") as engine:
-        now = datetime.now(UTC)
+        now, length, lateness = datetime.now(UTC), settings.windows.length, settings.windows.lateness
+        while take_over_windows(engine, length=length, now=now, lateness=None if open_too else lateness):
+            pass
         due = due_windows(
             engine,
             now=now,
             # with open ones: as if the newest had closed already
-            lateness=-float(settings.windows.length) if open_too else settings.windows.lateness,
-            length=settings.windows.length,
+            lateness=-float(length) if open_too else lateness,
+            length=length,
             limit=1_000_000,
             given_up_too=True,  # a person asks
         )

@@ -104,11 +104,19 @@ def backfill_plan(
 
 
 def settings_of(settings: Settings, plan: BackfillPlan) -> Settings:
-    """The settings with the backfill's prompt and model, and with no other model to fall back to."""
+    """The settings with the backfill's prompt and model, and with no other model to fall back to.
+
+    Claims of a backfill never share calls, so it needs no prompt for several groups.
+    """
     changed: dict[str, Any] = {"prompt_version": plan.prompt_version, "model": plan.model}
     if "fallbacks" in type(settings.llm).model_fields:
         changed["fallbacks"] = ()
-    return settings.model_copy(update={"llm": settings.llm.model_copy(update=changed)})
+    return settings.model_copy(
+        update={
+            "llm": settings.llm.model_copy(update=changed),
+            "assessment": settings.assessment.model_copy(update={"coalesce_groups": 1}),
+        }
+    )
 
 
 async def backfill_windows(
@@ -176,7 +184,7 @@ async def _backfill_window(
             refused = await patiently(backfills.refusal, engine, plan.run, window)
             if refused:
                 return refused
-        return await _over_limit(assessor, window, plan)
+        return await _over_limit(assessor, window, plan, attempts)
 
     outcomes, error = await until_covered(
         assessor, Lane.EVALUATION, slots, claim=claim, covered=covered, hindrance=hindrance
@@ -206,7 +214,7 @@ async def _backfill_window(
     return await patiently(with_costs, engine, report)
 
 
-async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan) -> str | None:
+async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan, max_attempts: int) -> str | None:
     """Why no further call may be made for the window, or None."""
     if plan.cost_limit is None:
         return None
@@ -217,6 +225,7 @@ async def _over_limit(assessor: Assessor, window: Window, plan: BackfillPlan) ->
         [window],
         prompt_version=plan.prompt_version,
         model=plan.model,
+        max_attempts=max_attempts,
         share=plan.share,
     )
     if ahead.calls == 0:

@@ -4,8 +4,10 @@ import dagster as dg
 import structlog
 from sqlalchemy import Engine
 
+from dangerous_driving.assessment.keys import configured_hashes
 from dangerous_driving.contracts import Lane
 from dangerous_driving.defs.resources import DatabaseResource
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.incidents import HELD, Budget, Incident, end, hold_reason, record
 from dangerous_driving.observability.webhook import post
 from dangerous_driving.settings import OperationsSettings, Settings
@@ -35,6 +37,15 @@ def tell(engine: Engine, settings: OperationsSettings, incident: Incident) -> bo
 def budget_of(settings: Settings, lane: Lane) -> Budget | None:
     """The lane's daily budget, if the settings give one."""
     return next((budget for name, budget in settings.keys.budgets.items() if name == lane.value), None)
+
+
+def held_back(engine: Engine, settings: Settings, lane: Lane) -> str | None:
+    """Why no run of this lane should be launched now, or None. The key file is read anew: keys come and go in it."""
+    try:
+        keys = configured_hashes(settings.keys)
+    except ConfigError as error:  # a run could not read them either
+        return str(error)
+    return hold_reason(engine, lane, budget_of(settings, lane), keys=keys)
 
 
 def failed_runs_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -81,7 +92,7 @@ def endpoint_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Keys and budget of the window lane: while they allow no call, `closed_windows` holds its runs back.",
     )
     def endpoint_state(database: DatabaseResource) -> dg.SkipReason:
-        held = hold_reason(database.engine, Lane.WINDOW, budget_of(settings, Lane.WINDOW))
+        held = held_back(database.engine, settings, Lane.WINDOW)
         if held:
             new = tell(database.engine, settings.operations, Incident(HELD, Lane.WINDOW.value, held))
             return dg.SkipReason(f"window runs are held back{' from now on' if new else ''}: {held}")

@@ -57,9 +57,10 @@ class Launches:
 def run_key(batch: Sequence[DueWindow]) -> str:
     """The key of the run on these windows: the same for the same contents and attempts, whatever their order.
 
-    For one window it can be read (``CAMERA|2025-10-20-10:00@VERSION.ATTEMPTS``), for several it ends with a hash.
+    For one window it can be read (``CAMERA|2025-10-20-10:00/LENGTH@VERSION.ATTEMPTS``), for several it ends with a hash.
+    The length is in it, since Dagster makes one run of a key, ever: an hour's first minute is another window than the hour.
     """
-    names = sorted(f"{partition_key(due.window)}@{due.version}.{due.attempts}" for due in batch)
+    names = sorted(f"{partition_key(due.window)}/{due.window.length}@{due.version}.{due.attempts}" for due in batch)
     if len(names) == 1:
         return names[0]
     return f"{names[0]}+{len(names) - 1}#{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"

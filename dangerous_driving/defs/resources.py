@@ -191,7 +191,14 @@ class AssessorResource(dg.ConfigurableResource["AssessorResource"]):
 
     def estimate(self, windows: Sequence[Window], plan: BackfillPlan) -> Estimate:
         """What the backfill would take; see `ledger.backfills.estimate`."""
-        return estimate(self.database.engine, plan.run, windows, prompt_version=plan.prompt_version, model=plan.model)
+        return estimate(
+            self.database.engine,
+            plan.run,
+            windows,
+            prompt_version=plan.prompt_version,
+            model=plan.model,
+            max_attempts=load().assessment.max_attempts,
+        )
 
     def riskiest(self, report: WindowReport) -> bytes | None:
         """The contact sheet of a window, as JPEG; None where there is nothing to show."""

@@ -1,12 +1,22 @@
 """Retention: what is older than `windows.retention_days` goes, from tables, object store and Dagster's own storage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 
 import dagster as dg
 from pydantic import Field
 
 from dangerous_driving.defs.incidents import tell
+from dangerous_driving.defs.jobs import (
+    DIGEST_JOB,
+    EVALUATION_JOB,
+    INVENTORY_JOB,
+    MARTS_JOB,
+    RETENTION_JOB,
+    WINDOW_JOB,
+)
+from dangerous_driving.defs.monitoring_jobs import DETECTOR_JOB, DRIFT_JOB, SHADOW_JOB
 from dangerous_driving.defs.partitions import CAMERA
 from dangerous_driving.defs.resources import DatabaseResource, ObjectStoreResource
 from dangerous_driving.ledger import retention as ledger
@@ -16,10 +26,23 @@ from dangerous_driving.settings import Settings
 
 #: Days before the cutoff whose pictures are looked for though the tables know nothing of them: a run may have been killed.
 LOOK_BACK = 7
-#: Runs of Dagster that one retention run deletes at most: each is several statements.
-RUNS_AT_A_TIME = 2000
+#: Runs of Dagster that are asked for at a time, and those of each job that one retention run deletes at most: each is
+#: several statements, and what is left goes the next night.
+RUNS_AT_A_TIME = 1000
+RUNS_OF_A_JOB = 10_000
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-WINDOW_JOBS = ("assess_window", "__ASSET_JOB")
+#: Runs on windows, the sensor's and those from the page.
+WINDOW_JOBS = (WINDOW_JOB, "__ASSET_JOB")
+OTHER_JOBS = (
+    MARTS_JOB,
+    RETENTION_JOB,
+    DIGEST_JOB,
+    INVENTORY_JOB,
+    EVALUATION_JOB,
+    DETECTOR_JOB,
+    DRIFT_JOB,
+    SHADOW_JOB,
+)
 
 
 class RetentionConfig(dg.Config):
@@ -78,8 +101,7 @@ def retention_asset(settings: Settings) -> dg.AssetsDefinition:
         if not config.dry_run:
             for camera_id in gone:
                 context.instance.delete_dynamic_partition(CAMERA, camera_id)
-            for run_id in runs:
-                context.instance.delete_run(run_id)
+            delete_runs(context, runs)
         metadata: dict[str, dg.MetadataValue] = {
             "before": dg.MetadataValue.text(str(before)),
             "days": dg.MetadataValue.json([str(day) for day in days]),
@@ -137,16 +159,30 @@ def remove_before(store: PrunableStore, before: date, *, dry_run: bool) -> int:
 
 def old_runs(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> list[str]:
     """Finished runs that go: those on windows stay as long as the windows, since they are their partitions' history."""
-    found: list[str] = []
-    for days, of_windows in ((settings.windows.retention_days + 1, True), (settings.operations.event_log_days, False)):
-        records = instance.get_run_records(
-            dg.RunsFilter(statuses=FINISHED, created_before=now - timedelta(days=days)),
-            limit=RUNS_AT_A_TIME,
-            ascending=True,
-        )
-        found += [
-            record.dagster_run.run_id
-            for record in records
-            if (record.dagster_run.job_name in WINDOW_JOBS) is of_windows
-        ]
-    return found[:RUNS_AT_A_TIME]
+    kept = dict.fromkeys(WINDOW_JOBS, settings.windows.retention_days + 1)
+    kept |= dict.fromkeys(OTHER_JOBS, settings.operations.event_log_days)
+    return [
+        run_id
+        for job, days in kept.items()
+        for run_id in islice(runs_before(instance, job, now - timedelta(days=days)), RUNS_OF_A_JOB)
+    ]
+
+
+def delete_runs(context: dg.AssetExecutionContext, runs: Sequence[str]) -> None:
+    """Delete them with their event logs, and say how far it is: thousands take minutes."""
+    for number, run_id in enumerate(runs, 1):
+        context.instance.delete_run(run_id)
+        if number % RUNS_AT_A_TIME == 0:
+            context.log.info("deleted %d of %d runs of Dagster", number, len(runs))
+
+
+def runs_before(instance: dg.DagsterInstance, job: str, before: datetime) -> Iterator[str]:
+    """The job's finished runs that were made before that time, oldest first. Delete none while they are asked for."""
+    wanted = dg.RunsFilter(job_name=job, statuses=FINISHED, created_before=before)
+    last: str | None = None
+    while True:
+        records = instance.get_run_records(wanted, limit=RUNS_AT_A_TIME, cursor=last, ascending=True)
+        yield from (record.dagster_run.run_id for record in records)
+        if len(records) < RUNS_AT_A_TIME:
+            return
+        last = records[-1].dagster_run.run_id

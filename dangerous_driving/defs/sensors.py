@@ -6,13 +6,20 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from dangerous_driving.contracts import Lane
-from dangerous_driving.defs.incidents import budget_of, tell
+from dangerous_driving.defs.incidents import held_back, tell
 from dangerous_driving.defs.jobs import WINDOW_JOB
 from dangerous_driving.defs.launches import KnownRun, Launches, RunState, batches, plan, run_key
 from dangerous_driving.defs.partitions import CAMERA, WINDOW, partition_key
 from dangerous_driving.defs.resources import DatabaseResource
-from dangerous_driving.ledger.incidents import Incident, hold_reason
-from dangerous_driving.ledger.windows import MAX_ATTEMPTS, DueWindow, due_windows, fail_window, launch_windows
+from dangerous_driving.ledger.incidents import Incident
+from dangerous_driving.ledger.windows import (
+    MAX_ATTEMPTS,
+    DueWindow,
+    due_windows,
+    fail_window,
+    launch_windows,
+    take_over_windows,
+)
 from dangerous_driving.settings import Settings
 
 #: Due windows a tick looks at for each it may launch, so that windows which rest after a failure hold up no others.
@@ -46,10 +53,12 @@ def closed_windows_sensor(settings: Settings, partitions: dg.MultiPartitionsDefi
     def closed_windows(
         context: dg.SensorEvaluationContext, database: DatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        held = hold_reason(database.engine, Lane.WINDOW, budget_of(settings, Lane.WINDOW))
+        held = held_back(database.engine, settings, Lane.WINDOW)
         if held:
             return dg.SkipReason(f"held back: {held}")
         now = datetime.now(UTC)
+        if taken := take_over_windows(database.engine, length=wanted.length, now=now, lateness=wanted.lateness):
+            context.log.info("%d windows of another length are taken over by windows of %d s", taken, wanted.length)
         room = wanted.runs_per_tick * wanted.windows_per_run
         due = due_windows(
             database.engine,

@@ -7,12 +7,12 @@ import dagster as dg
 from dangerous_driving.assessment.backfill_run import BackfillPlan
 from dangerous_driving.assessment.champion import current_version
 from dangerous_driving.contracts import Lane
-from dangerous_driving.defs.incidents import budget_of
+from dangerous_driving.defs.incidents import held_back
 from dangerous_driving.defs.monitoring_jobs import SHADOW_JOB
 from dangerous_driving.defs.resources import AssessorResource, DatabaseResource
+from dangerous_driving.errors import ConfigError, UnavailableError
 from dangerous_driving.evaluation.shadow_report import markdown
 from dangerous_driving.ledger import shadows
-from dangerous_driving.ledger.incidents import hold_reason
 from dangerous_driving.ledger.shadows import Challenger, ShadowWindowDue
 from dangerous_driving.settings import Settings
 
@@ -68,14 +68,30 @@ def shadow_assessments_asset(settings: Settings) -> dg.AssetsDefinition:
 def assess(
     database: DatabaseResource, assessor: AssessorResource, challenger: Challenger, due: Sequence[ShadowWindowDue]
 ) -> list[str]:
-    """Let a challenger assess windows and note each; returns what went wrong."""
+    """Let a challenger assess windows and note each; returns what went wrong.
+
+    One whose prompt cannot be used (its file is gone, say) has an attempt at these windows behind it, as one whose model is
+    unknown has, so that it is given up in the end and holds up no other.
+
+    Raises:
+        ConfigError: what hinders every challenger: no key, or a part that does not answer.
+    """
     plan = BackfillPlan(challenger.run, challenger.prompt_version, challenger.model, share=challenger.share)
-    reports = assessor.backfill([item.window for item in due], plan)
+    try:
+        reports = assessor.backfill([item.window for item in due], plan)
+    except UnavailableError:
+        raise
+    except ConfigError as error:
+        if error.setting.startswith("keys."):
+            raise
+        found: list[str | None] = [str(error)] * len(due)
+    else:
+        found = [report.problem for report in reports]
     problems = []
-    for item, report in zip(due, reports, strict=True):
-        shadows.note_window(database.engine, item, report.problem)
-        if report.problem:
-            problems.append(f"{item.window.camera_id} {item.window.start:%Y-%m-%d %H:%M}: {report.problem}")
+    for item, problem in zip(due, found, strict=True):
+        shadows.note_window(database.engine, item, problem)
+        if problem:
+            problems.append(f"{item.window.camera_id} {item.window.start:%Y-%m-%d %H:%M}: {problem}")
     return problems
 
 
@@ -106,7 +122,7 @@ def shadow_sensor(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         if not shadows.challengers(database.engine, active=True):
             return dg.SkipReason("no challenger assesses in the shadow")
-        held = hold_reason(database.engine, Lane.EVALUATION, budget_of(settings, Lane.EVALUATION))
+        held = held_back(database.engine, settings, Lane.EVALUATION)
         if held:
             return dg.SkipReason(f"held back: {held}")
         if context.instance.get_runs_count(dg.RunsFilter(job_name=SHADOW_JOB, statuses=UNFINISHED)):

@@ -49,11 +49,12 @@ class Estimate:
     answered: int  # by this backfill already
     cost_per_call: float | None
     spent: float
+    failed: int = 0  # for good: they are not asked about again
 
     @property
     def calls(self) -> int:
         """Still to make, failures and retries aside."""
-        return self.groups - self.answered
+        return self.groups - self.answered - self.failed
 
     @property
     def cost(self) -> float | None:
@@ -173,7 +174,14 @@ def spent(engine: Engine, run: str) -> float:
 
 
 def estimate(
-    engine: Engine, run: str, windows: Sequence[Window], *, prompt_version: str, model: str, share: float = 1.0
+    engine: Engine,
+    run: str,
+    windows: Sequence[Window],
+    *,
+    prompt_version: str,
+    model: str,
+    max_attempts: int,
+    share: float = 1.0,
 ) -> Estimate:
     """What is left to ask in these windows, and what a call costs by the last ones of this model.
 
@@ -186,12 +194,13 @@ def estimate(
         "starts": [window.start for window in windows],
         "ends": [window.end for window in windows],
         "sampled_below": sampled_below(share),
+        "max_attempts": max_attempts,
     }
     costs = {"model": model, "prompt": prompt_version, "limit": ESTIMATE_FROM}
     with transaction(engine) as connection:
-        groups, answered = connection.execute(text(_ESTIMATE), parameters).one()
+        groups, answered, failed = connection.execute(text(_ESTIMATE), parameters).one()
         per_call = connection.scalar(text(_COST_PER_CALL), costs)
-    return Estimate(groups, answered, per_call, spent(engine, run))
+    return Estimate(groups, answered, per_call, spent(engine, run), failed)
 
 
 def compare(engine: Engine, run: str, *, other: str = "live", only_different: bool = True) -> list[Comparison]:
@@ -288,7 +297,8 @@ WHERE r.camera_id = :camera AND r.captured_at >= :start AND r.captured_at < :end
 """  # noqa: S608
 
 _ESTIMATE = f"""
-SELECT count(*), count(b.task_id) FILTER (WHERE b.state = 'assessed')
+SELECT count(*), count(b.task_id) FILTER (WHERE b.state = 'assessed'),
+       count(b.task_id) FILTER (WHERE b.state = 'failed' AND b.attempts >= :max_attempts)
 FROM unnest(CAST(:cameras AS text[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[])) AS w(camera, first, last)
 JOIN assessment_task t
   ON t.camera_id = w.camera AND t.captured_at >= w.first AND t.captured_at < w.last AND t.state <> 'expired'

@@ -50,18 +50,17 @@ class EndedCall:
     task_id: str
 
 
-def backlog(engine: Engine, *, window_length: int, lateness: float) -> Backlog:
+def backlog(engine: Engine, *, lateness: float) -> Backlog:
     """Count it, by partial indices alone, which hold only what waits.
 
     Args:
         engine: of the ledger.
-        window_length: s (``windows.length``).
         lateness: s after its end until a window counts as closed (``windows.lateness``).
 
     Raises:
         LedgerError: the database is away.
     """
-    closing = {"length": window_length, "closing": window_length + lateness}
+    closing = {"lateness": lateness}
     with transaction(engine) as connection:
         waiting = tuple(Waiting(*row) for row in connection.execute(text(_WAITING)))
         claimed = connection.scalar(text(_CLAIMED)) or 0
@@ -102,11 +101,14 @@ FROM assessment_task WHERE state = 'pending' GROUP BY lane
 
 _CLAIMED = "SELECT count(*) FROM assessment_task WHERE state = 'claimed'"
 
+# of every length: after a change of it nobody may have taken over yet what was counted before
 _WINDOWS = """
-SELECT count(*),
-       coalesce(greatest(extract(epoch FROM now() - min(window_start)) - :closing, 0), 0)::float8
-FROM camera_window
-WHERE assessed_version < version AND length = :length AND window_start <= now() - make_interval(secs => :closing)
+SELECT count(*), coalesce(extract(epoch FROM now() - min(closed_at)), 0)::float8
+FROM (
+    SELECT window_start + make_interval(secs => length + CAST(:lateness AS float8)) AS closed_at
+    FROM camera_window WHERE assessed_version < version
+) w
+WHERE closed_at <= now()
 """
 
 _INCIDENTS = """

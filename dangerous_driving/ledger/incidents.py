@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dangerous_driving.contracts import Lane
@@ -18,6 +19,10 @@ from dangerous_driving.ledger.tables import Incident as IncidentRow
 HELD = "window_lane_held"
 #: Rows of a digest.
 SHOWN = 100
+#: Kinds that nobody says the end of: each is told when it happens, and is over when it has not come again for `QUIET`. That is
+#: less than a day, since retention expires tasks once a night: each night's loss is told.
+MOMENTARY = frozenset({"tasks_expired", "windows_given_up"})
+QUIET = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ def record(engine: Engine, incident: Incident) -> bool:
         kind=incident.kind, subject=incident.subject, message=incident.message, count=incident.count
     )
     with transaction(engine) as connection:
+        if incident.kind in MOMENTARY:
+            connection.execute(
+                update(IncidentRow)
+                .where(*_open(incident.kind, incident.subject), IncidentRow.last_at < func.now() - QUIET)
+                .values(ended_at=IncidentRow.last_at)
+            )
         total = connection.scalar(
             statement.on_conflict_do_update(
                 index_elements=["kind", "subject"],
@@ -66,12 +77,12 @@ def end(engine: Engine, kind: str, subject: str) -> bool:
     """Note that it is over; returns whether there was one."""
     with transaction(engine) as connection:
         return bool(
-            connection.execute(
-                update(IncidentRow)
-                .where(IncidentRow.kind == kind, IncidentRow.subject == subject, IncidentRow.ended_at.is_(None))
-                .values(ended_at=func.now())
-            ).rowcount
+            connection.execute(update(IncidentRow).where(*_open(kind, subject)).values(ended_at=func.now())).rowcount
         )
+
+
+def _open(kind: str, subject: str) -> tuple[ColumnElement[bool], ...]:
+    return IncidentRow.kind == kind, IncidentRow.subject == subject, IncidentRow.ended_at.is_(None)
 
 
 def incidents_between(engine: Engine, start: datetime, end_: datetime) -> list[Incident]:
@@ -86,18 +97,21 @@ def incidents_between(engine: Engine, start: datetime, end_: datetime) -> list[I
         return [Incident(*row) for row in connection.execute(statement)]
 
 
-def hold_reason(engine: Engine, lane: Lane, budget: Budget | None, *, today: date | None = None) -> str | None:
+def hold_reason(
+    engine: Engine, lane: Lane, budget: Budget | None, *, keys: Collection[str], today: date | None = None
+) -> str | None:
     """Why no run of this lane should be launched now, or None.
 
-    Held back while its budget of the day is spent (``lane_spending``, which the key pool keeps), or while every known
-    key is disabled: a run would hand all its groups back. Before the first call no key is known, and nothing is held.
+    Held back while its budget of the day is spent (``lane_spending``, which the key pool keeps), or while every one of
+    `keys`, the hashes of those that are configured, is disabled: a run would hand all its groups back. A key without a row
+    has not been used yet, and may be good. Rows of keys that were removed stay, and say nothing.
     """
     with transaction(engine) as connection:
-        known, disabled = connection.execute(
-            select(func.count(), func.count().filter(ApiKey.state == "disabled")).select_from(ApiKey)
-        ).one()
-        if known and known == disabled:
-            return f"all {known} keys are disabled; enable one, or set another"
+        disabled = connection.scalar(
+            select(func.count()).select_from(ApiKey).where(ApiKey.key_hash.in_(list(keys)), ApiKey.state == "disabled")
+        )
+        if keys and disabled == len(keys):
+            return f"all {disabled} keys are disabled; enable one, or set another"
         if budget is None or (budget.calls is None and budget.cost is None):
             return None
         row = connection.execute(

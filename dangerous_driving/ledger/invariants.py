@@ -158,14 +158,22 @@ RULES: dict[str, str] = {
         WHERE c.captured_at >= :since AND c.captured_at < :until
           AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.id = c.worker)
     """,
+    # those of the present length first, which are all but for the days after a change of it
     "every frame lies in a window": """
-        SELECT DISTINCT f.camera_id || ' ' || to_char(w.start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'),
+        WITH outside AS MATERIALIZED (
+            SELECT f.camera_id, f.captured_at, w.start
+            FROM frame f, LATERAL (
+                SELECT to_timestamp(floor(extract(epoch FROM f.captured_at) / :length) * :length) AS start) AS w
+            WHERE f.captured_at >= :since AND f.captured_at < :until AND NOT EXISTS (
+                SELECT 1 FROM camera_window c
+                WHERE c.camera_id = f.camera_id AND c.window_start = w.start AND c.length = :length)
+        ), lengths AS MATERIALIZED (SELECT DISTINCT length FROM camera_window WHERE length <> :length)
+        SELECT DISTINCT f.camera_id || ' ' || to_char(f.start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'),
                'frames in this window, but no row in camera_window'
-        FROM frame f, LATERAL (
-            SELECT to_timestamp(floor(extract(epoch FROM f.captured_at) / :length) * :length) AS start) AS w
-        WHERE f.captured_at >= :since AND f.captured_at < :until AND NOT EXISTS (
-            SELECT 1 FROM camera_window c
-            WHERE c.camera_id = f.camera_id AND c.window_start = w.start AND c.length = :length)
+        FROM outside f WHERE NOT EXISTS (
+            SELECT 1 FROM lengths l JOIN camera_window c ON c.length = l.length
+            WHERE c.camera_id = f.camera_id
+              AND c.window_start = to_timestamp(floor(extract(epoch FROM f.captured_at) / l.length) * l.length))
     """,
     "every alert has all its events": """
         SELECT a.alert_id, 'it had ' || a.version || ' events, event ' || n || ' is missing'

@@ -14,6 +14,8 @@ from dangerous_driving.ledger.tables import AssessmentTask, CameraWindow, RiskAs
 
 #: Runs that the sensor starts for one content of a window before it leaves it to a person.
 MAX_ATTEMPTS = 5
+#: Windows of another length that one statement takes over: a day's is looked through minute by minute.
+TAKEN_OVER_AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,28 @@ def due_windows(
             DueWindow(Window(camera_id, start, length), version, attempts, run_key, launched)
             for camera_id, start, version, attempts, run_key, launched in connection.execute(statement)
         ]
+
+
+def take_over_windows(engine: Engine, *, length: int, now: datetime, lateness: float | None) -> int:
+    """Let windows of `length` stand for incomplete ones of another length, which nobody else would complete.
+
+    ``windows.length`` was changed, and what was counted before stands under the old length. The windows of `length` over
+    such a window that have frames or tasks are made, or opened again; it is settled itself, and so is whatever of another
+    length lies wholly within them: no content is asked for or counted twice. Said again it changes nothing. Frames that a
+    process with the old setting still writes open the old window again, which is taken over anew.
+
+    Args:
+        engine: of the ledger.
+        length: s (``windows.length``).
+        now: with time zone.
+        lateness: s after its end until a window counts as closed; None: open ones, too.
+
+    Returns:
+        How many were settled; about `TAKEN_OVER_AT_A_TIME` at a time, oldest first, so ask until there are none.
+    """
+    parameters = {"length": length, "now": now, "lateness": lateness, "limit": TAKEN_OVER_AT_A_TIME}
+    with transaction(engine) as connection:
+        return connection.execute(text(_TAKE_OVER), parameters).rowcount
 
 
 def launch_windows(engine: Engine, launches: Sequence[tuple[DueWindow, str]]) -> None:
@@ -247,6 +271,44 @@ SET run_key = l.run_key, launched_version = l.version, updated_at = now(),
 FROM unnest(CAST(:cameras AS text[]), CAST(:starts AS timestamptz[]), CAST(:lengths AS int[]), CAST(:versions AS int[]),
             CAST(:attempts AS int[]), CAST(:keys AS text[])) AS l(camera_id, start, length, version, attempts, run_key)
 WHERE w.camera_id = l.camera_id AND w.window_start = l.start AND w.length = l.length
+"""
+
+# versions are those of the statement's snapshot: a window that gets new content meanwhile stays open, and is taken next time
+_TAKE_OVER = """
+WITH orphan AS (
+    SELECT camera_id, window_start, length, version FROM camera_window
+    WHERE assessed_version < version AND length <> :length
+      AND (CAST(:lateness AS float8) IS NULL
+           OR window_start + make_interval(secs => length + CAST(:lateness AS float8)) <= :now)
+    ORDER BY window_start, camera_id LIMIT :limit
+), span AS (
+    SELECT DISTINCT camera_id, to_timestamp(number * :length) AS start, to_timestamp((number + 1) * :length) AS ending
+    FROM orphan, generate_series(
+        floor(extract(epoch FROM window_start) / :length)::bigint,
+        ceil((extract(epoch FROM window_start) + length) / :length)::bigint - 1) AS number
+), made AS (
+    INSERT INTO camera_window AS w (camera_id, window_start, length)
+    SELECT camera_id, start, :length FROM span s
+    WHERE EXISTS (SELECT 1 FROM frame f
+                  WHERE f.camera_id = s.camera_id AND f.captured_at >= s.start AND f.captured_at < s.ending)
+       OR EXISTS (SELECT 1 FROM assessment_task t
+                  WHERE t.camera_id = s.camera_id AND t.captured_at >= s.start AND t.captured_at < s.ending)
+    ORDER BY camera_id, start
+    ON CONFLICT (camera_id, window_start, length) DO UPDATE
+        SET version = w.version + 1, attempts = 0, updated_at = now() WHERE w.assessed_version >= w.version
+), settled AS (
+    SELECT camera_id, window_start, length, version FROM orphan
+    UNION
+    -- OFFSET: by the key, span by span, however many of them are guessed
+    SELECT c.* FROM span s, LATERAL (
+        SELECT camera_id, window_start, length, version FROM camera_window
+        WHERE camera_id = s.camera_id AND window_start >= s.start AND window_start < s.ending AND length < :length OFFSET 0
+    ) c WHERE c.window_start + make_interval(secs => c.length) <= s.ending
+)
+UPDATE camera_window c
+SET assessed_version = greatest(c.assessed_version, s.version), completed_at = NULL, updated_at = now()
+FROM settled s
+WHERE c.camera_id = s.camera_id AND c.window_start = s.window_start AND c.length = s.length
 """
 
 _GROUPS = """

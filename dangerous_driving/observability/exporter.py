@@ -119,7 +119,7 @@ class Exporter:
 
     def _tell_backlog(self) -> None:
         windows = self._settings.windows
-        found = backlog(self._engine, window_length=windows.length, lateness=windows.lateness)
+        found = backlog(self._engine, lateness=windows.lateness)
         # a lane for which nothing waits has no row: it is 0, not as it was
         self._tell(TASKS_WAITING, dict.fromkeys(Lane, 0.0) | {item.lane: float(item.tasks) for item in found.waiting})
         self._tell(TASKS_OLDEST, dict.fromkeys(Lane, 0.0) | {item.lane: item.oldest for item in found.waiting})

@@ -16,7 +16,7 @@ from dangerous_driving.assessment.window_run import WindowReport, assess_windows
 from dangerous_driving.assessment.windows import Window, window_of
 from dangerous_driving.contracts import Lane
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.ledger.backfills import compare, estimate, make_current
+from dangerous_driving.ledger.backfills import Estimate, compare, estimate, make_current
 from tests.assessment.conftest import LENGTH, Bench
 
 pytestmark = pytest.mark.integration
@@ -128,10 +128,10 @@ async def test_current_moves_only_when_asked_and_the_live_answer_stays(bench: Be
 async def test_the_cost_is_estimated_and_a_limit_stops_before_it_is_passed(
     bench: Bench, captured: list[Window]
 ) -> None:
-    unknown = estimate(bench.engine, "x", captured, prompt_version="v1", model="simulated-vl")
+    unknown = estimate(bench.engine, "x", captured, prompt_version="v1", model="simulated-vl", max_attempts=3)
     assert (unknown.groups, unknown.calls, unknown.cost) == (6, 6, None)
     await again(bench, captured[:1], plan_of(bench, run="first"))
-    known = estimate(bench.engine, "x", captured, prompt_version="v1", model="simulated-vl")
+    known = estimate(bench.engine, "x", captured, prompt_version="v1", model="simulated-vl", max_attempts=3)
     assert known.cost is not None
     assert known.cost > 0
     [report] = await again(bench, captured[1:], plan_of(bench, run="x", cost_limit=known.cost / 100))
@@ -151,6 +151,31 @@ async def test_a_failed_group_has_its_cause_and_leaves_the_live_task_alone(
     assert bench.rows("SELECT DISTINCT state FROM assessment_task") == [("assessed",)]
 
 
+async def test_a_window_whose_groups_failed_for_good_is_finished_however_little_the_limit_leaves(
+    bench: Bench, captured: list[Window]
+) -> None:
+    bench.fault("garbage")
+    await again(bench, captured[:1], plan_of(bench))
+    [(spent,)] = bench.rows("SELECT sum(cost) FROM llm_call")
+    [report] = await again(bench, captured[:1], plan_of(bench, cost_limit=spent))
+    assert (report.complete, report.problem, report.failed) == (True, None, {"unparsable": 3})
+    attempts = bench.settings.assessment.max_attempts
+
+    def left(max_attempts: int) -> Estimate:
+        return estimate(
+            bench.engine,
+            "better-prompt",
+            captured,
+            prompt_version="v1",
+            model="simulated-vl",
+            max_attempts=max_attempts,
+        )
+
+    found = left(attempts)
+    assert (found.groups, found.answered, found.failed, found.calls) == (6, 0, 3, 3)
+    assert left(attempts + 1).calls == 6  # with another attempt allowed they are still to be asked about
+
+
 async def test_a_model_that_the_endpoint_does_not_know_ends_the_window_at_once(
     bench: Bench, captured: list[Window]
 ) -> None:
@@ -159,6 +184,17 @@ async def test_a_model_that_the_endpoint_does_not_know_ends_the_window_at_once(
     assert report.problem is not None
     assert "refuses every request" in report.problem
     assert bench.rows("SELECT count(*) FROM llm_call") == [(3,)]  # once each, and not time and again
+
+
+async def test_a_prompt_for_one_group_alone_can_be_tried_where_the_live_lanes_share_calls(
+    bench: Bench, captured: list[Window]
+) -> None:
+    sharing = bench.settings.assessment.model_copy(update={"coalesce_groups": 3})
+    bench.settings = bench.settings.model_copy(update={"assessment": sharing})
+    plan = BackfillPlan("first-prompt", "v1", "simulated-vl")  # v1 has no file for several groups
+    [report] = await again(bench, captured[:1], plan)
+    assert (report.complete, report.problem) == (True, None)
+    assert bench.rows("SELECT count(*), count(*) FILTER (WHERE shared_with = '{}') FROM llm_call") == [(3, 3)]
 
 
 async def test_a_name_stands_for_one_prompt_and_model(bench: Bench, captured: list[Window]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dangerous_driving.defs import retention
 from dangerous_driving.defs.graph import definitions_of
 from dangerous_driving.settings import Settings
 
@@ -74,6 +75,8 @@ def test_jobs_sensors_schedules_and_resources(loaded: dg.Definitions) -> None:
         "evaluate_detector", "watch_drift", "assess_shadows",
         "evaluate_prompts",
     }  # fmt: skip
+    # retention asks for old runs by these names: those of a job that it does not know would stay for ever
+    assert {*retention.WINDOW_JOBS, *retention.OTHER_JOBS} == {job.name for job in repository.get_all_jobs()}
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "closed_windows", "endpoint_state", "failed_runs", "ledger_content", "shadow_windows",
     }  # fmt: skip

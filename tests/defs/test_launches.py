@@ -30,12 +30,13 @@ def test_a_window_without_a_run_is_launched() -> None:
 
 
 def test_the_key_changes_with_contents_and_attempts_only() -> None:
-    assert run_key([due(1)]) == "cam-1|2025-10-20-09:30@1.0"
+    assert run_key([due(1)]) == "cam-1|2025-10-20-09:30/60@1.0"
     assert run_key([due(1), due(2)]) == run_key([due(2), due(1)])
     others = [
         [due(1)],
         [due(1, version=2)],
         [due(1, attempts=1)],
+        [replace(due(1), window=replace(due(1).window, length=300))],
         [due(2)],
         [due(1), due(2)],
         [due(1), due(2, version=2)],

@@ -13,6 +13,7 @@ import cv2
 import dagster as dg
 import numpy as np
 import pytest
+from pydantic import Field
 from sqlalchemy import Engine, insert, text
 
 from dangerous_driving.assessment.backfill_run import BackfillPlan
@@ -27,6 +28,7 @@ from dangerous_driving.defs.resources import (
     ObjectStoreResource,
 )
 from dangerous_driving.defs.shadows import shadow_assessments_asset, shadow_sensor
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger import drift, shadows
 from dangerous_driving.ledger.cameras import set_running
 from dangerous_driving.ledger.database import transaction
@@ -250,8 +252,11 @@ class ShadowAssessor(LedgerAssessor):
     """Says of each window that it was assessed, or why not; asks nobody."""
 
     problem: str | None = None
+    refused: dict[str, str] = Field(default_factory=dict)  # prompt versions, and the setting that is wrong for each
 
     def backfill(self, windows: Sequence[Window], plan: BackfillPlan) -> list[WindowReport]:
+        if plan.prompt_version in self.refused:
+            raise ConfigError(self.refused[plan.prompt_version], "it is not there", "put it there")
         return [
             WindowReport(window, 1, 2, 1, 0, run=plan.run, complete=self.problem is None, error=self.problem)
             for window in windows
@@ -259,10 +264,17 @@ class ShadowAssessor(LedgerAssessor):
 
 
 class TestShadow:
-    def run(self, settings: Settings, problem: str | None = None) -> dg.ExecuteInProcessResult:
+    def run(
+        self, settings: Settings, problem: str | None = None, refused: dict[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         database, store = DatabaseResource(), ObjectStoreResource()
         assessor: AssessorResource = ShadowAssessor(
-            database=database, object_store=store, kafka=KafkaResource(), key_pool=KeyPoolResource(), problem=problem
+            database=database,
+            object_store=store,
+            kafka=KafkaResource(),
+            key_pool=KeyPoolResource(),
+            problem=problem,
+            refused=refused or {},
         )
         return dg.materialize(
             [shadow_assessments_asset(settings)], resources={"database": database, "assessor": assessor}
@@ -299,6 +311,35 @@ class TestShadow:
         self.run(settings)
         noted = "SELECT attempts, problem, length FROM shadow_window"
         assert rows(ledger, noted) == [(2, None, LENGTH)]
+
+    def test_a_challenger_whose_prompt_is_gone_is_given_up_and_holds_up_no_other(
+        self, settings: Settings, instance: dg.DagsterInstance, frames: Ledger, an_hour_ago: datetime, ledger: Engine
+    ) -> None:
+        frames.capture("north-1", an_hour_ago)
+        rows(ledger, "UPDATE camera_window SET assessed_version = version RETURNING 1")
+        shadows.start_shadow(ledger, "v1", "simulated-vl", 0.5)
+        shadows.start_shadow(ledger, "gone", "simulated-vl", 0.5)  # the newer one comes first
+        rows(ledger, "UPDATE shadow SET since = since - interval '1 day' RETURNING 1")
+        noted = "SELECT run, attempts, problem FROM shadow_window ORDER BY run"
+        [event] = self.run(settings, refused={"gone": "llm.prompt_version"}).get_asset_materialization_events()
+        problem = "llm.prompt_version: it is not there; put it there"
+        assert problem in str(event.materialization.metadata["problems"].value)
+        assert rows(ledger, noted) == [("shadow:gone:simulated-vl", 1, problem), ("shadow:v1:simulated-vl", 1, None)]
+        for _ in range(shadows.MAX_ATTEMPTS - 1):
+            assert isinstance(self.tick(settings, instance), dg.RunRequest)
+            self.run(settings, refused={"gone": "llm.prompt_version"})
+        assert "have assessed all" in str(self.tick(settings, instance).skip_message)
+
+    def test_keys_that_are_not_there_cost_no_challenger_an_attempt(
+        self, settings: Settings, frames: Ledger, an_hour_ago: datetime, ledger: Engine
+    ) -> None:
+        frames.capture("north-1", an_hour_ago)
+        rows(ledger, "UPDATE camera_window SET assessed_version = version RETURNING 1")
+        shadows.start_shadow(ledger, "v1", "simulated-vl", 0.5)
+        rows(ledger, "UPDATE shadow SET since = since - interval '1 day' RETURNING 1")
+        with pytest.raises(ConfigError, match=r"keys\.file"):
+            self.run(settings, refused={"v1": "keys.file"})
+        assert rows(ledger, "SELECT count(*) FROM shadow_window") == [(0,)]
 
     def test_a_challenger_that_was_promoted_has_no_shadow_any_more(self, settings: Settings, ledger: Engine) -> None:
         shadows.start_shadow(ledger, settings.llm.prompt_version, settings.llm.model, 0.5)

@@ -7,15 +7,18 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
 
+from dangerous_driving.assessment.keys import configured_hashes
 from dangerous_driving.contracts import Lane
+from dangerous_driving.defs import retention
 from dangerous_driving.defs.assets import content_sensor
-from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor
+from dangerous_driving.defs.incidents import endpoint_sensor, failed_runs_sensor, held_back, tell
 from dangerous_driving.defs.partitions import CAMERA, window_partitions
 from dangerous_driving.defs.reports import alert_digest_asset, camera_inventory_asset, digest_key
 from dangerous_driving.defs.resources import DatabaseResource, ObjectStoreResource
@@ -122,19 +125,20 @@ class TestRetention:
         assert instance.get_dynamic_partitions(CAMERA) == ["north-1"]
 
     def test_old_runs_of_dagster_go_those_on_windows_with_their_windows(
-        self, settings: Settings, instance: dg.DagsterInstance, ledger: Engine
+        self, settings: Settings, instance: dg.DagsterInstance, ledger: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def run(job: str) -> str:
             made = instance.create_run_for_job(dg.job(name=job)(lambda: None), status=dg.DagsterRunStatus.SUCCESS)
             return made.run_id
 
-        kept = run("assess_window")
-        gone = run("build_marts")
+        monkeypatch.setattr(retention, "RUNS_AT_A_TIME", 2)
+        kept = [run("assess_window") for _ in range(3)]  # older than the others, and more than are asked for at a time
+        gone = [run("build_marts") for _ in range(4)] + [run("watch_drift")]
         # as if a day were a moment
         short = settings.model_copy(update={"operations": settings.operations.model_copy(update={"event_log_days": 0})})
-        assert materialize(retention_asset(short), instance)["dagster_runs"] == 1
-        assert instance.get_run_by_id(gone) is None
-        assert instance.get_run_by_id(kept) is not None
+        assert materialize(retention_asset(short), instance)["dagster_runs"] == 5
+        assert {record.dagster_run.run_id for record in instance.get_run_records()}.isdisjoint(gone)
+        assert all(instance.get_run_by_id(run_id) for run_id in kept)
 
 
 class TestDigest:
@@ -231,20 +235,55 @@ class TestHold:
             )
 
     def test_a_spent_budget_holds_and_another_days_does_not(self, ledger: Engine) -> None:
-        assert incidents.hold_reason(ledger, Lane.WINDOW, Budget()) is None
-        self.spend(ledger, 5)
-        assert "has spent its budget of the day (5 calls" in str(incidents.hold_reason(ledger, Lane.WINDOW, Budget()))
-        assert incidents.hold_reason(ledger, Lane.WINDOW, Budget(), today=date(2020, 1, 1)) is None
-        assert incidents.hold_reason(ledger, Lane.WINDOW, None) is None
+        def reason(budget: Budget | None, **today: date) -> str | None:
+            return incidents.hold_reason(ledger, Lane.WINDOW, budget, keys=(), **today)
 
-    def test_window_runs_wait_until_a_key_is_enabled_and_it_is_told_once(
-        self, settings: Settings, instance: dg.DagsterInstance, ledger: Engine, frames: Ledger, an_hour_ago: datetime
+        assert reason(Budget()) is None
+        self.spend(ledger, 5)
+        assert "has spent its budget of the day (5 calls" in str(reason(Budget()))
+        assert reason(Budget(), today=date(2020, 1, 1)) is None
+        assert reason(None) is None
+
+    @pytest.mark.parametrize(
+        ("states", "held"),
+        [
+            ({"one": "disabled", "other": "disabled"}, True),
+            ({"one": "disabled", "other": "disabled", "removed": "available"}, True),
+            ({"one": "disabled", "other": "cooling"}, False),
+            ({"one": "disabled", "removed": "disabled"}, False),  # nobody has tried the other
+            ({}, False),
+        ],
+    )
+    def test_configured_keys_hold_when_all_are_disabled_and_rows_of_removed_ones_say_nothing(
+        self, ledger: Engine, states: dict[str, str], held: bool
     ) -> None:
-        frames.capture("north-1", an_hour_ago)
+        for key_hash, state in states.items():
+            self.know(ledger, key_hash, state)
+        reason = incidents.hold_reason(ledger, Lane.WINDOW, None, keys=frozenset({"one", "other"}))
+        assert reason == ("all 2 keys are disabled; enable one, or set another" if held else None)
+
+    def know(self, ledger: Engine, key_hash: str, state: str) -> None:
         with transaction(ledger) as connection:
             connection.execute(
-                text("INSERT INTO api_key (key_hash, qps_limit, rpm_limit, state) VALUES ('k', 1, 1, 'disabled')")
+                text("INSERT INTO api_key (key_hash, qps_limit, rpm_limit, state) VALUES (:key, 1, 1, :state)"),
+                {"key": key_hash, "state": state},
             )
+
+    @pytest.fixture
+    def key_file(self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A file with one key, which the definitions are loaded with."""
+        file = tmp_path / "keys.yaml"
+        file.write_text("keys: [{secret: sk-first}]")
+        monkeypatch.setenv("DD_KEYS__FILE", str(file))
+        return file
+
+    def test_window_runs_wait_until_a_key_is_enabled_and_it_is_told_once(
+        self, key_file: Path, instance: dg.DagsterInstance, ledger: Engine, frames: Ledger, an_hour_ago: datetime
+    ) -> None:
+        settings = load()
+        frames.capture("north-1", an_hour_ago)
+        [first] = configured_hashes(settings.keys)
+        self.know(ledger, first, "disabled")
         partitions = window_partitions(settings.windows, datetime.now(UTC))
         windows, endpoint = closed_windows_sensor(settings, partitions), endpoint_sensor(settings)
 
@@ -260,6 +299,18 @@ class TestHold:
             connection.execute(text("UPDATE api_key SET state = 'available'"))
         assert tick(endpoint).skip_message == "window runs go on"
         assert len(tick(windows).run_requests) == 1
+
+    def test_a_key_that_is_put_into_the_file_ends_the_hold_though_no_pool_has_seen_it(
+        self, key_file: Path, ledger: Engine
+    ) -> None:
+        settings = load()
+        [first] = configured_hashes(settings.keys)
+        self.know(ledger, first, "disabled")
+        assert "all 1 keys are disabled" in str(held_back(ledger, settings, Lane.WINDOW))
+        key_file.write_text("keys: [{secret: sk-first}, {secret: sk-second}]")
+        assert held_back(ledger, settings, Lane.WINDOW) is None
+        key_file.write_text("keys: []")
+        assert str(key_file) in str(held_back(ledger, settings, Lane.WINDOW))  # a run would end at once
 
 
 def test_a_failed_run_is_recorded_and_posted_with_what_it_said(
@@ -289,6 +340,43 @@ def test_a_failed_run_is_recorded_and_posted_with_what_it_said(
     assert "the store is full" in message
     [body] = webhook
     assert "the store is full" in body["text"]
+
+
+@pytest.mark.parametrize("kind", ["tasks_expired", "windows_given_up"])
+def test_what_nobody_ends_is_told_again_when_it_comes_again_another_day(
+    settings: Settings, ledger: Engine, webhook: list[dict[str, Any]], kind: str
+) -> None:
+    operations = load().operations
+
+    def happens(count: int) -> bool:
+        return tell(ledger, operations, incidents.Incident(kind, "north-1", f"{count} of them", count))
+
+    def later(hours: int) -> None:
+        with transaction(ledger) as connection:
+            connection.execute(
+                text(
+                    "UPDATE incident SET first_at = first_at - :by, last_at = last_at - :by, ended_at = ended_at - :by"
+                ),
+                {"by": timedelta(hours=hours)},
+            )
+
+    assert [happens(4), happens(1)] == [True, False]  # a run that was tried again
+    later(24)
+    assert happens(2)
+    assert [body["message"] for body in webhook] == ["4 of them", "2 of them"]
+    with transaction(ledger) as connection:
+        rows = connection.execute(text("SELECT count, ended_at = last_at FROM incident ORDER BY first_at")).all()
+    assert [tuple(row) for row in rows] == [(5, True), (2, None)]
+
+
+def test_what_lasts_until_somebody_ends_it_is_told_once_however_long_it_rests(
+    settings: Settings, ledger: Engine
+) -> None:
+    held = incidents.Incident("window_lane_held", "window", "all 2 keys are disabled")
+    assert tell(ledger, settings.operations, held)
+    with transaction(ledger) as connection:
+        connection.execute(text("UPDATE incident SET last_at = last_at - interval '3 days'"))
+    assert not tell(ledger, settings.operations, held)
 
 
 _ALERT = """

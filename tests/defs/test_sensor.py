@@ -181,6 +181,25 @@ def test_a_tick_asks_the_ledger_once(sensor: Sensor, frames: Ledger, an_hour_ago
     assert len(statements) == 1
 
 
+def test_after_a_change_of_the_length_what_was_left_is_launched_in_windows_of_the_new_one(
+    settings: Settings, instance: dg.DagsterInstance, frames: Ledger, an_hour_ago: datetime
+) -> None:
+    at = an_hour_ago.replace(minute=an_hour_ago.minute // 5 * 5)
+    old = frames.capture("north-1", at)
+    five_minutes = settings.windows.model_copy(update={"length": 300})
+    before, after = (
+        Sensor(changed, instance, DatabaseResource())
+        for changed in (settings, settings.model_copy(update={"windows": five_minutes}))
+    )
+    [request], _ = before.tick()
+    before.run(request, dg.DagsterRunStatus.FAILURE)
+    [again], _ = after.tick()
+    assert again.partition_key == request.partition_key == partition_key(old)  # both begin at once
+    assert again.run_key != request.run_key  # Dagster would make no second run of a key
+    after.run(again, dg.DagsterRunStatus.STARTED)
+    assert after.tick() == ([], "closed windows: 1 queued or running")
+
+
 def test_windows_before_the_first_partition_hold_up_no_others(
     settings: Settings, instance: dg.DagsterInstance, frames: Ledger, an_hour_ago: datetime
 ) -> None:

@@ -219,6 +219,21 @@ def test_a_frame_that_only_the_store_has_is_named_and_reimported(filled: Engine,
     assert "sim-2" in {item.window.camera_id for item in due}
 
 
+def test_frames_lie_in_their_windows_after_the_length_of_windows_has_changed(
+    filled: Engine, store: FolderStore
+) -> None:
+    def broken(length: int) -> set[str]:
+        found = invariants.verify(
+            filled, store, since=NOW - timedelta(days=1), until=NOW + timedelta(minutes=1), window_length=length
+        )
+        return {violation.rule for violation in found.violations}
+
+    assert broken(LENGTH) == broken(3600) == set()
+    with transaction(filled) as connection:
+        connection.execute(text("DELETE FROM camera_window"))
+    assert broken(LENGTH) == broken(3600) == {"every frame lies in a window"}
+
+
 def test_what_is_still_on_its_way_is_no_violation(filled: Engine, store: FolderStore) -> None:
     stored(store, detection_result("sim-1", NOW - timedelta(seconds=5), groups=1))
     assert verify(filled, store, until=NOW - timedelta(seconds=30)).violations == ()

@@ -22,6 +22,9 @@ class CameraWindow(Base):
 
     ``version`` rises with each batch of new frames; a window run notes in ``assessed_version`` which content it completed,
     so late frames re-open the window by themselves.
+
+    The length is a setting. Windows of another length that were not complete when it changed are taken over by those of the
+    new one: ``assessed_version`` stands at ``version`` then, without a ``completed_at``.
     """
 
     __tablename__ = "camera_window"
@@ -87,7 +90,8 @@ class BackfillTask(Base):
 class Incident(Base):
     """What a person is told of: a run that failed, windows given up, tasks that expired, a budget that is spent.
 
-    One row as long as it lasts (kind and subject): what comes again raises ``count``.
+    One row as long as it lasts (kind and subject): what comes again raises ``count``. What is told when it happens, and has
+    no end, is over when it has not come again for half a day.
     """
 
     __tablename__ = "incident"

@@ -97,11 +97,14 @@ select
     windows.completed_at,
     {{ read_at }} as ledger_read_at
 from windows
+-- what was taken over is counted once, by the windows that took it over
 left join frames
-    on frames.camera_id = windows.camera_id
+    on not windows.is_taken_over
+    and frames.camera_id = windows.camera_id
     and frames.window_seconds = windows.window_seconds
     and frames.window_started_at = windows.window_started_at
 left join tasks
-    on tasks.camera_id = windows.camera_id
+    on not windows.is_taken_over
+    and tasks.camera_id = windows.camera_id
     and tasks.window_seconds = windows.window_seconds
     and tasks.window_started_at = windows.window_started_at

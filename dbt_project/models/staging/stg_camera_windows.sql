@@ -11,6 +11,7 @@ select
 
     -- flags
     assessed_version >= version as is_complete,
+    assessed_version >= version and completed_at is null as is_taken_over,
 
     -- times
     window_start as window_started_at,
