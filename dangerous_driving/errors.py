@@ -13,6 +13,7 @@
     ├── ObjectStoreError       the object store refused or did not answer                 retriable
     │   └── ObjectNotFoundError  there is no object of that key
     ├── LedgerError            the database refused or did not answer                     retriable
+    │   ├── LedgerBusyError    others hold what a transaction needs                       retriable
     │   ├── StatementRefusedError  it does not take these values
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
     ├── BridgeError            the realtime bridge did not answer, or could not do it now         retriable
@@ -117,6 +118,10 @@ class LedgerError(DangerousDrivingError):
     """The database refused or did not answer in time."""
 
     retriable = True
+
+
+class LedgerBusyError(LedgerError):
+    """Others hold what the transaction needs: a lock did not come free in time, or it gave way in a deadlock."""
 
 
 class StatementRefusedError(LedgerError):
