@@ -65,6 +65,8 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
     """
     config = _config()
     with transaction(engine) as connection:
+        # another migration may be under way, and an index on a grown table takes longer than any service's statement may
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
         before = MigrationContext.configure(connection).get_current_revision()
         config.attributes["connection"] = connection

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import SecretStr
@@ -185,3 +186,18 @@ def test_tomorrows_partitions_are_made_ahead_of_time(ledger: Engine) -> None:
 def exists(ledger: Engine, name: str) -> bool:
     with transaction(ledger) as connection:
         return connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}) is not None
+
+
+def test_a_migration_may_take_longer_than_a_statement_of_a_service(
+    ledger: Engine, hasty: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upgrade(config: Any, _revision: str) -> None:
+        config.attributes["connection"].execute(text("SELECT pg_sleep(1.2)"))
+
+    monkeypatch.setattr(command, "upgrade", upgrade)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(ledger) as other:  # another service's migration
+            other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": schema.SCHEMA_LOCK})
+            migrating = pool.submit(schema.migrate, hasty)
+            assert not wait([migrating], 1.2).done
+        assert migrating.result(30) == (schema.head(), schema.head())
