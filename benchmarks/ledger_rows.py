@@ -53,6 +53,7 @@ def fill_hours(
     """
     for number in range(hours):
         hour = first + number * HOUR
+        make_partitions(engine, [hour.astimezone(UTC).date()])
         with transaction(engine) as connection:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL synchronous_commit = off"))
@@ -61,10 +62,9 @@ def fill_hours(
 
 
 def fill_hour(connection: Connection, traffic: Traffic, hour: datetime, *, written: datetime | None = None) -> None:
-    """All rows of one hour; what is there already stays as it is."""
+    """All rows of one hour, whose partitions are there; what is there already stays as it is."""
     if hour != hour.replace(minute=0, second=0, microsecond=0):
         raise ValueError(f"{hour} is no whole hour")
-    make_partitions(connection, [hour.astimezone(UTC).date()])
     parameters = {
         "hour": hour, "cameras": traffic.cameras, "frames": traffic.frames, "groups": traffic.groups,
         "keys": traffic.keys, "step": 3600 / traffic.frames, "length": traffic.window_seconds,

@@ -13,6 +13,7 @@
     ├── ObjectStoreError       the object store refused or did not answer                 retriable
     │   └── ObjectNotFoundError  there is no object of that key
     ├── LedgerError            the database refused or did not answer                     retriable
+    │   ├── LedgerBusyError    others hold what a transaction needs                       retriable
     │   ├── StatementRefusedError  it does not take these values                         dead-letter
     │   ├── UnfitLedgerError   it lacks a table or column, or the role may not do this     the service ends
     │   └── StaleClaimError    the claim was handed to another worker meanwhile
@@ -118,6 +119,10 @@ class LedgerError(DangerousDrivingError):
     """The database refused or did not answer in time."""
 
     retriable = True
+
+
+class LedgerBusyError(LedgerError):
+    """Others hold what the transaction needs: a lock did not come free in time, or it gave way in a deadlock."""
 
 
 class StatementRefusedError(LedgerError):

@@ -18,7 +18,7 @@ from dangerous_driving.assessment.windows import Window
 from dangerous_driving.contracts import Alert, AssessmentTask, DetectionResult, RiskAssessmentResult
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.database import open_engine
-from dangerous_driving.ledger.schema import require_current
+from dangerous_driving.ledger.schema import keep_ahead, require_current
 from dangerous_driving.messaging import AckPolicy, Consumer, LagMeter, Producer, Topic, group_lag
 from dangerous_driving.objects import open_store
 from dangerous_driving.observability import logging
@@ -222,6 +222,8 @@ def tasks(settings: Settings, *, leash: bool) -> None:
         ) as consumer,
         LagMeter(settings.kafka, consumer),
     ):
+        # here, since this service runs in every set-up
+        threading.Thread(target=keep_ahead, args=(engine, process.stop), name="partitions", daemon=True).start()
         process.ready()
         log.info("tasks_are_sent_by", generator=settings.tasks.generator.value)
         TasksService(

@@ -23,6 +23,8 @@ from dangerous_driving.ledger.tables import Backfill, LlmCall
 
 #: Calls of a model that an estimate looks back on.
 ESTIMATE_FROM = 1000
+#: Calls of any model among which it looks for them: of one that was never called, it would read all there are.
+ESTIMATE_AMONG = 100_000
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def estimate(
 ) -> Estimate:
     """What is left to ask in these windows, and what a call costs by the last ones of this model.
 
+    Among the newest calls of all lanes, or else by what this backfill has paid before.
     Calls with the same prompt version count alone where there are any: a longer prompt costs more. A backfill shares no calls,
     so those that were shared do not count.
     """
@@ -196,7 +199,13 @@ def estimate(
         "sampled_below": sampled_below(share),
         "max_attempts": max_attempts,
     }
-    costs = {"model": model, "prompt": prompt_version, "limit": ESTIMATE_FROM}
+    costs = {
+        "model": model,
+        "prompt": prompt_version,
+        "run": run,
+        "limit": ESTIMATE_FROM,
+        "among": ESTIMATE_AMONG,
+    }
     with transaction(engine) as connection:
         groups, answered, failed = connection.execute(text(_ESTIMATE), parameters).one()
         per_call = connection.scalar(text(_COST_PER_CALL), costs)
@@ -307,11 +316,18 @@ LEFT JOIN backfill_task b ON b.run = :run AND b.captured_at = t.captured_at AND 
 """  # noqa: S608
 
 _COST_PER_CALL = """
-WITH recent AS (
-    SELECT prompt_version, cost FROM llm_call
+WITH newest AS (
+    SELECT model, prompt_version, status, cost, shared_with, started_at FROM llm_call
+    ORDER BY started_at DESC LIMIT :among
+), recent AS (
+    SELECT prompt_version, cost FROM newest
     WHERE model = :model AND status = 'ok' AND cost IS NOT NULL AND shared_with = '{}' ORDER BY started_at DESC LIMIT :limit
 )
-SELECT coalesce(avg(cost) FILTER (WHERE prompt_version = :prompt), avg(cost)) FROM recent
+SELECT coalesce(
+    avg(cost) FILTER (WHERE prompt_version = :prompt),
+    avg(cost),
+    (SELECT avg(cost) FROM llm_call WHERE run = :run AND run <> 'live' AND status = 'ok')
+) FROM recent
 """
 
 #: Two answers per group, side by side; the documentation shows it too.

@@ -19,10 +19,9 @@ from dangerous_driving.contracts import AssessmentTask as TaskMessage
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.ledger.frames import (
     TASK_COLUMNS,
-    TASK_MESSAGES,
+    TASK_RECORD,
     TASK_VALUES,
-    in_key_order,
-    insert_tasks,
+    statements_of,
     tasks_as_json,
 )
 from dangerous_driving.ledger.schema import Partitions
@@ -97,40 +96,54 @@ def claim_tasks(
     with transaction(engine) as connection:
         new: set[tuple[str, datetime]] = set()
         claims: list[Claim] = []
-        if admitted:
-            ordered = in_key_order(admitted)
-            rows = connection.execute(_CLAIM_TASKS, {"tasks": tasks_as_json(ordered), "worker": worker}).all()
-            by_id = {task.task_id: task for task in ordered}
-            claims = [Claim(by_id[row.task_id], row.claim_token, worker, row.attempts) for row in rows]
+        by_id = {task.task_id: task for task in admitted}
+        for part in statements_of((*admitted, *deferred)):
+            rows = connection.execute(
+                _CLAIM_TASKS,
+                {
+                    "admitted": tasks_as_json(task for task in part if task.task_id in by_id),
+                    "deferred": tasks_as_json(task for task in part if task.task_id not in by_id),
+                    "worker": worker,
+                    "deferred_reason": deferred_reason,
+                },
+            ).all()
+            claims += [
+                Claim(by_id[row.task_id], row.claim_token, worker, row.attempts)
+                for row in rows
+                if row.state == "claimed"
+            ]
             new |= {(row.camera_id, row.captured_at) for row in rows if row.is_new}
-        if deferred:
-            new |= insert_tasks(connection, deferred, lane=Lane.WINDOW, reason=deferred_reason)
-            keys = [(task.timestamp, task.task_id) for task in deferred]
-            connection.execute(
-                update(AssessmentTask)
-                .where(
-                    tuple_(AssessmentTask.captured_at, AssessmentTask.task_id).in_(keys),
-                    AssessmentTask.state == "pending",
-                )
-                .values(lane=Lane.WINDOW.value, reason=deferred_reason, updated_at=func.now())
-            )
         touch_windows(connection, new, window_length)
     return claims
 
 
 # one parameter of a statement that is prepared once: 14 parameters a row cost 80 ms of the process' time for 200 tasks, in
 # which its event loop gets no turn
+#
+# The admitted and the deferred in one statement, so that all rows go in the order of their key: the tasks service, beside the
+# Flink job, writes the same ones at the same time, and with the fresh ones first the two waited for each other.
 _CLAIM_TASKS = text(f"""
 INSERT INTO assessment_task ({TASK_COLUMNS}, state, lane, reason, claim_worker, claim_token, claimed_at)
-SELECT {TASK_VALUES}, 'claimed', 'realtime', 'claimed by a scheduler', :worker, nextval('claim_token_seq'), now()
-FROM {TASK_MESSAGES}
+SELECT {TASK_VALUES},
+    CASE WHEN admitted THEN 'claimed' ELSE 'pending' END,
+    CASE WHEN admitted THEN 'realtime' ELSE 'window' END,
+    CASE WHEN admitted THEN 'claimed by a scheduler' ELSE :deferred_reason END,
+    CASE WHEN admitted THEN CAST(:worker AS bigint) END,
+    CASE WHEN admitted THEN nextval('claim_token_seq') END,
+    CASE WHEN admitted THEN now() END
+FROM (
+    SELECT true AS admitted, * FROM json_to_recordset(CAST(:admitted AS json)) AS message({TASK_RECORD})
+    UNION ALL
+    SELECT false, * FROM json_to_recordset(CAST(:deferred AS json)) AS message({TASK_RECORD})
+) AS tasks
 ORDER BY "timestamp", "taskId"
 ON CONFLICT (captured_at, task_id) DO UPDATE
     SET state = excluded.state, lane = excluded.lane, reason = excluded.reason, claim_worker = excluded.claim_worker,
-        claim_token = excluded.claim_token, claimed_at = excluded.claimed_at, updated_at = now()
+        claim_token = coalesce(excluded.claim_token, assessment_task.claim_token), claimed_at = excluded.claimed_at,
+        updated_at = now()
     WHERE assessment_task.state = 'pending'
 -- rows of this transaction carry its time, older ones do not
-RETURNING task_id, claim_token, attempts, camera_id, captured_at, created_at = now() AS is_new
+RETURNING task_id, state, claim_token, attempts, camera_id, captured_at, created_at = now() AS is_new
 """)  # noqa: S608  # constants
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from dangerous_driving.errors import LedgerError, StatementRefusedError, UnfitLedgerError
+from dangerous_driving.errors import LedgerBusyError, LedgerError, StatementRefusedError, UnfitLedgerError
 from dangerous_driving.settings import DatabaseSettings
 
 
@@ -40,13 +40,14 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction: committed at the end of the block, rolled back on an error.
 
     Raises:
+        LedgerBusyError: others held a lock for too long, or the transaction gave way in a deadlock.
         LedgerError: the database refused or did not answer.
     """
     try:
         with engine.begin() as connection:
             yield connection
     except (OperationalError, InterfaceError) as error:
-        raise LedgerError(f"the database did not answer ({_first_line(error)}); check database.url") from error
+        raise _unfinished(error) from error
     except PoolTimeoutError as error:
         raise LedgerError(
             "no connection came free in time; raise database.pool_size, or look for slow queries"
@@ -60,6 +61,25 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise StatementRefusedError(f"the database refused a statement ({_first_line(error)})") from error
     except DBAPIError as error:
         raise LedgerError(f"the database refused a statement ({_first_line(error)})") from error
+
+
+def _unfinished(error: DBAPIError) -> LedgerError:
+    """What SQLSTATE says: the driver has one class for a database that is away and for one that is busy."""
+    said = _first_line(error)
+    match getattr(error.orig, "sqlstate", None):
+        case "57014":  # query_canceled
+            return LedgerError(
+                f"the database gave up a statement ({said}); look for slow queries, or raise database.statement_timeout"
+            )
+        case "55P03":  # lock_not_available
+            return LedgerBusyError(
+                f"a lock did not come free in time ({said}); look for long transactions in pg_stat_activity"
+            )
+        case "40P01":  # deadlock_detected
+            return LedgerBusyError(
+                f"of two transactions that waited for each other the database ended this one ({said}); try again"
+            )
+    return LedgerError(f"the database did not answer ({said}); check database.url")
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -62,14 +62,9 @@ def insert_tasks(
 ) -> set[tuple[str, datetime]]:
     """Insert the tasks that are not there as pending; returns camera and capture time of the new ones."""
     new: set[tuple[str, datetime]] = set()
-    for start in range(0, len(tasks), TASKS_PER_STATEMENT):
+    for part in statements_of(tasks):
         inserted = connection.execute(
-            _INSERT_TASKS,
-            {
-                "tasks": tasks_as_json(tasks[start : start + TASKS_PER_STATEMENT]),
-                "lane": lane.value,
-                "reason": reason,
-            },
+            _INSERT_TASKS, {"tasks": tasks_as_json(part), "lane": lane.value, "reason": reason}
         )
         new |= {(row.camera_id, row.captured_at) for row in inserted}
     return new
@@ -108,9 +103,9 @@ TASK_COLUMNS = """captured_at, task_id, message_id, camera_id, group_index, grou
 TASK_VALUES = """"timestamp", "taskId", "requestId", "cameraId", "groupIndex", "groupImageUrl", "groupMetadata" -> 'bbox',
     ARRAY(SELECT jsonb_array_elements_text("groupMetadata" -> 'classes')), ("groupMetadata" ->> 'objectCount')::int,
     "detectedObjects", priority"""
-TASK_MESSAGES = """json_to_recordset(CAST(:tasks AS json)) AS message(
-    "timestamp" timestamptz, "taskId" text, "requestId" text, "cameraId" text, "groupIndex" int, "groupImageUrl" text,
-    "detectedObjects" jsonb, "groupMetadata" jsonb, priority float8)"""
+TASK_RECORD = """"timestamp" timestamptz, "taskId" text, "requestId" text, "cameraId" text, "groupIndex" int,
+    "groupImageUrl" text, "detectedObjects" jsonb, "groupMetadata" jsonb, priority float8"""
+TASK_MESSAGES = f"json_to_recordset(CAST(:tasks AS json)) AS message({TASK_RECORD})"
 
 _INSERT_TASKS = text(f"""
 INSERT INTO assessment_task ({TASK_COLUMNS}, state, lane, reason)
@@ -137,7 +132,7 @@ def _frame_json(result: DetectionResult) -> str:
 
 
 def tasks_as_json(tasks: Iterable[TaskMessage]) -> str:
-    """The tasks as one parameter of a statement that reads :data:`TASK_MESSAGES`."""
+    """The tasks as one parameter of a statement that reads records of :data:`TASK_RECORD`."""
     return _as_json_list(task.model_dump_json(by_alias=True, exclude={"group_image_base64"}) for task in tasks)
 
 
@@ -152,6 +147,13 @@ def known_frames(engine: Engine, camera_id: str, day: date) -> set[str]:
     )
     with transaction(engine) as connection:
         return set(connection.scalars(statement))
+
+
+def statements_of(tasks: Iterable[TaskMessage]) -> Iterator[list[TaskMessage]]:
+    """The tasks of one statement after another, all in the order of their rows' key."""
+    ordered = in_key_order(tasks)
+    for start in range(0, len(ordered), TASKS_PER_STATEMENT):
+        yield ordered[start : start + TASKS_PER_STATEMENT]
 
 
 def in_key_order(tasks: Iterable[TaskMessage]) -> list[TaskMessage]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from dangerous_driving.ledger.database import transaction
-from dangerous_driving.ledger.schema import SCHEMA_LOCK, partition_name
+from dangerous_driving.ledger.schema import partition_name, with_brief_locks
 from dangerous_driving.ledger.tables import PARTITIONED
 
-#: s that dropping waits for readers of a table; then it fails, and the next run tries again.
-LOCK_TIMEOUT = 10
+#: s that dropping tries to get a table from its readers; then it fails, and the next run tries again.
+PATIENCE = 60.0
 EXPIRED = "no lane could carry it before its retention ended"
 
 
@@ -60,16 +61,18 @@ def expire_tasks(engine: Engine, before: date) -> dict[str, int]:
 
 
 def drop_day(engine: Engine, day: date) -> None:
-    """Drop all tables' partitions of the day, in one transaction.
+    """Drop all tables' partitions of the day, one transaction each.
 
     Raises:
-        LedgerError: a reader held a table for too long; nothing was dropped.
+        LedgerBusyError: a reader held a table for too long; the next run drops what is left.
     """
-    with transaction(engine) as connection:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
-        for table in PARTITIONED:
-            connection.execute(text(f"DROP TABLE IF EXISTS {partition_name(table, day)}"))
+    for table in PARTITIONED:
+        name = partition_name(table, day)
+        with_brief_locks(engine, partial(_drop, name=name), what=f"dropping {name}", patience=PATIENCE)
+
+
+def _drop(connection: Connection, *, name: str) -> None:
+    connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
 
 
 def prune_rows(engine: Engine, before: date) -> dict[str, int]:

@@ -209,7 +209,7 @@ _STATES = "SELECT state, count(*) FROM backfill_task WHERE run = :run GROUP BY 1
 _BOTH = """
 FROM risk_assessment c
 JOIN risk_assessment l ON l.captured_at = c.captured_at AND l.task_id = c.task_id AND l.run = 'live'
-WHERE c.run = :run
+WHERE c.run = :run AND c.run <> 'live'
 """
 
 _PAIRS = f"SELECT l.risk_level, c.risk_level, count(*) {_BOTH} GROUP BY 1, 2"  # constants

@@ -16,6 +16,7 @@ from dangerous_driving.assessment.window_run import WindowReport, assess_windows
 from dangerous_driving.assessment.windows import Window, window_of
 from dangerous_driving.contracts import Lane
 from dangerous_driving.errors import ConfigError
+from dangerous_driving.ledger import backfills
 from dangerous_driving.ledger.backfills import Estimate, compare, estimate, make_current
 from tests.assessment.conftest import LENGTH, Bench
 
@@ -139,6 +140,23 @@ async def test_the_cost_is_estimated_and_a_limit_stops_before_it_is_passed(
     assert report.problem is not None
     assert "cost limit" in report.problem
     assert bench.rows("SELECT count(*) FROM llm_call WHERE run = 'x'") == [(0,)]
+
+
+async def test_an_estimate_reads_so_many_of_the_newest_calls_and_those_of_its_own_backfill(
+    bench: Bench, captured: list[Window], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfills, "ESTIMATE_AMONG", 3)
+    await again(bench, captured[:1], plan_of(bench, run="first"))
+    bench.rows("UPDATE llm_call SET model = 'another' RETURNING 1")
+    await again(bench, captured[1:], plan_of(bench, run="second"))  # three calls, the newest ones
+
+    def known(run: str, model: str) -> bool:
+        return estimate(bench.engine, run, captured, prompt_version="v1", model=model).cost is not None
+
+    assert known("x", "simulated-vl")
+    assert not known("x", "another")
+    assert known("first", "another")
+    assert not known("x", "never-called")
 
 
 async def test_a_failed_group_has_its_cause_and_leaves_the_live_task_alone(

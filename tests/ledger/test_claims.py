@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -123,6 +124,40 @@ def test_a_late_answer_under_an_old_token_is_refused_and_its_call_kept(ledger: E
         ]
         calls = connection.execute(text("SELECT call_number, status FROM llm_call ORDER BY call_number")).all()
     assert [tuple(call) for call in calls] == [(1, "ok"), (2, "ok")]
+
+
+@pytest.mark.parametrize("admitted_is_older", [False, True])
+def test_admitted_and_deferred_tasks_are_written_in_the_order_that_the_tasks_service_writes_them(
+    ledger: Engine, admitted_is_older: bool
+) -> None:
+    # the Flink job has sent them, and the tasks service writes the same rows at the same time
+    by = worker(ledger)
+    older, newer = (tasks(1, at=NOW - timedelta(seconds=age)) for age in (100, 1))
+    admitted, deferred = (older, newer) if admitted_is_older else (newer, older)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(ledger) as service:
+            frames.insert_tasks(service, older, lane=Lane.REALTIME, reason="recorded")
+            claiming = pool.submit(claim, ledger, by, admitted, deferred)
+            while not somebody_waits_for_a_lock(ledger):
+                assert not claiming.done()
+            # had the other one been written first, each would now wait for the other
+            frames.insert_tasks(service, newer, lane=Lane.REALTIME, reason="recorded")
+        assert [held.task for held in claiming.result(30)] == admitted
+    assert {(state, lane) for state, lane, _ in states(ledger)} == {("claimed", "realtime"), ("pending", "window")}
+
+
+def somebody_waits_for_a_lock(ledger: Engine) -> bool:
+    with transaction(ledger) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(connection.scalar(text(query)))
+
+
+def test_a_task_that_is_deferred_after_it_was_claimed_stays_with_its_worker(ledger: Engine) -> None:
+    derived = tasks(2)
+    [held] = claim(ledger, worker(ledger), derived[:1], derived[1:])
+    assert claim(ledger, worker(ledger), [], derived) == []
+    assert sorted(state for state, _, _ in states(ledger)) == ["claimed", "pending"]
+    assert claims.release(ledger, [held], lane=Lane.REALTIME, reason="handed back") == 1
 
 
 def test_a_dead_worker_is_swept_a_living_one_is_not(ledger: Engine) -> None:

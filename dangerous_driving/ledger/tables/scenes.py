@@ -149,7 +149,12 @@ class RiskAssessment(Base):
         CheckConstraint("risk_level IN ('none', 'low', 'medium', 'high')", name="risk_level"),
         CheckConstraint("NOT (is_current AND run LIKE 'shadow:%')", name="shadow"),
         Index("uq_risk_assessment_current", "captured_at", "task_id", unique=True, postgresql_where=text("is_current")),
-        Index("ix_risk_assessment_unpublished", "assessed_at", postgresql_where=text("published_at IS NULL")),
+        Index(
+            "ix_risk_assessment_unpublished",
+            "assessed_at",
+            postgresql_where=text("published_at IS NULL AND run = 'live'"),  # the others' answers never are
+        ),
+        Index("ix_risk_assessment_backfill", "run", postgresql_where=text("run <> 'live'")),
         written_order("assessed_at"),
         Index(None, "camera_id", "captured_at"),
         BY_DAY,
