@@ -151,7 +151,7 @@ async def test_an_estimate_reads_so_many_of_the_newest_calls_and_those_of_its_ow
     await again(bench, captured[1:], plan_of(bench, run="second"))  # three calls, the newest ones
 
     def known(run: str, model: str) -> bool:
-        return estimate(bench.engine, run, captured, prompt_version="v1", model=model).cost is not None
+        return estimate(bench.engine, run, captured, prompt_version="v1", model=model, max_attempts=3).cost is not None
 
     assert known("x", "simulated-vl")
     assert not known("x", "another")

@@ -68,7 +68,8 @@ def test_calls_from_before_their_rows_had_a_time_stay_where_they_are_and_are_no_
         with transaction(engine) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "0013")
-            schema.make_partitions(connection, [at.date()])
+        schema.make_partitions(engine, [at.date()])
+        with transaction(engine) as connection:
             connection.execute(text(CALL), {"id": "old", "at": at})
             pages = text("SELECT pg_relation_filenode('llm_call_p20260101')")
             before = connection.scalar(pages)
