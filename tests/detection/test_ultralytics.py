@@ -93,7 +93,7 @@ def test_a_failing_device_is_an_inference_error(tmp_path: Path) -> None:
 
 def test_without_the_extra_the_remedy_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ultralytics", None)
-    with pytest.raises(ConfigError, match=r"detection\.engine: .*dangerous-driving\[ultralytics\]"):
+    with pytest.raises(ConfigError, match=r"detection\.engine: .*pip install -e '.\[ultralytics\]'"):
         open_engine(settings(tmp_path / "yolo.pt"))
 
 
