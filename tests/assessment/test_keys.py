@@ -100,6 +100,7 @@ def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "keys.yaml"
     file.write_text("keys: [{secret: sk-first, label: one}]")
     monkeypatch.setenv("DD_KEYS__FILE", str(file))
+    monkeypatch.setenv("DD_LLM__BASE_URL", "http://127.0.0.1:9/v1")
     return file
 
 

@@ -275,6 +275,7 @@ class TestHold:
         file = tmp_path / "keys.yaml"
         file.write_text("keys: [{secret: sk-first}]")
         monkeypatch.setenv("DD_KEYS__FILE", str(file))
+        monkeypatch.setenv("DD_LLM__BASE_URL", "http://127.0.0.1:9/v1")
         return file
 
     def test_window_runs_wait_until_a_key_is_enabled_and_it_is_told_once(

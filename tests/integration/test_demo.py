@@ -336,11 +336,13 @@ def count(url: str, query: str) -> int:
 
 ENVIRONMENTS = {
     "an endpoint that is not there": {"DD_KEYS__SECRETS": '["sk-1"]', "DD_LLM__BASE_URL": "http://127.0.0.1:9/v1"},
-    "a key that is blank": {"DD_KEYS__SECRETS": '[" "]'},
+    "keys without their endpoint": {"DD_KEYS__SECRETS": '["sk-1"]'},
+    "a key that is blank": {"DD_KEYS__SECRETS": '[" "]', "DD_LLM__BASE_URL": "http://127.0.0.1:9/v1"},
     "a setting that is unknown": {"DD_KAFKA__BOOTSTRAP": "here:9092"},
 }
 BAD = {
     "an endpoint that is not there": ([], "llm.base_url"),
+    "keys without their endpoint": ([], "llm.base_url"),
     "a key that is blank": ([], "keys.secrets"),
     "a setting that is unknown": ([], "kafka.bootstrap"),
     "a missing clip": (["--source", "nowhere.mp4"], "--source"),
