@@ -46,6 +46,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
         ("assessment: {heartbeat_interval: 6}", "heartbeat_interval"),
         ("keys: {lane_weights: {windows: 3}}", "keys.lane_weights.windows"),
         ("5: a", "5: unknown setting"),
+        ("llm: {images: url}", "objects.kind"),
         ("- a list", "--config"),
         ("a: [", "--config"),
     ],

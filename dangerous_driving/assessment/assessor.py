@@ -42,7 +42,7 @@ from dangerous_driving.errors import (
 from dangerous_driving.ledger import assessments
 from dangerous_driving.ledger.assessments import AssessmentRecord
 from dangerous_driving.ledger.claims import Claim, release
-from dangerous_driving.objects import ObjectStore
+from dangerous_driving.objects import ObjectStore, reachable_url
 from dangerous_driving.observability.metrics import ANSWERS_REUSED, TASKS_ASSESSED, TASKS_DEFERRED, TASKS_FAILED
 from dangerous_driving.observability.stages import Stage, task_reached
 from dangerous_driving.settings import AssessmentSettings, CameraContext, LlmSettings
@@ -243,7 +243,8 @@ class Assessor:
         task = claim.task
         try:
             if self._images == "url" and task.group_image_url and not task.group_image_base64:
-                return _Group(claim, task.group_image_url, None)
+                address = await asyncio.to_thread(reachable_url, self._store, task.group_image_url)
+                return _Group(claim, address, None)
             reuses = self._reuses if context.reuse_duplicates is None else context.reuse_duplicates
             return await asyncio.to_thread(self._looked_at, claim, reuses)
         except NO_PICTURE as error:

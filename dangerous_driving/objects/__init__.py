@@ -13,7 +13,7 @@ from dangerous_driving.objects.keys import (
     is_detection,
 )
 from dangerous_driving.objects.s3 import S3Store
-from dangerous_driving.objects.store import ObjectStore, PrunableStore, open_store
+from dangerous_driving.objects.store import ObjectStore, PrunableStore, open_store, reachable_url
 
 __all__ = [
     "FolderStore",
@@ -30,4 +30,5 @@ __all__ = [
     "hour_prefixes",
     "is_detection",
     "open_store",
+    "reachable_url",
 ]

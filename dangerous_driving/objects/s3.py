@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 
 import certifi
@@ -13,7 +14,7 @@ import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, SSLError
 
 from dangerous_driving.errors import ConfigError, ObjectNotFoundError, ObjectStoreError
 from dangerous_driving.objects.keys import checked, checked_prefix
@@ -28,6 +29,9 @@ RETRIES = 2
 RETRY_BACKOFF = 0.2
 #: connections kept open, so threads that wait for the store at a time without opening more
 CONNECTIONS = 16
+
+#: how long a signed address holds: longer than a call with all its retries
+PRESIGNED = timedelta(hours=1)
 
 #: keys of one request that removes objects; what S3 takes
 DELETE_BATCH = 1000
@@ -64,7 +68,7 @@ class S3Store(UrlMapping):
                 respect_retry_after_header=False,  # MinIO says minutes, and whoever waits here is a camera's writer
             ),
             cert_reqs="CERT_REQUIRED",
-            ca_certs=certifi.where(),
+            ca_certs=str(settings.ssl_cafile or certifi.where()),
         )
         try:
             self._client = Minio(
@@ -119,6 +123,17 @@ class S3Store(UrlMapping):
                 response.close()
                 response.release_conn()
 
+    def presigned(self, key: str) -> str:
+        """An address at which others read the object with no credentials, for `PRESIGNED`.
+
+        Raises:
+            ObjectStoreError: the store was asked for its region, and did not answer.
+            ContractError: this cannot be a key.
+        """
+        checked(key)
+        with self._errors(f"cannot sign an address of {key!r}"):
+            return self._client.presigned_get_object(self._bucket, key, expires=PRESIGNED)
+
     def list(self, prefix: str) -> Iterator[str]:
         """See ``ObjectStore``."""
         return self._pages(checked_prefix(prefix))
@@ -166,6 +181,11 @@ class S3Store(UrlMapping):
                 ) from error
             raise ObjectStoreError(f"{action} {where} ({error.code}: {error.message}); see the server's log") from error
         except (HTTPError, MinioException, OSError) as error:
+            if isinstance(getattr(error, "reason", None), SSLError):
+                raise ObjectStoreError(
+                    f"{action} {where}: its certificate is not trusted, or it speaks no TLS; name your own authority's"
+                    " certificate in objects.ssl_cafile, or set objects.secure to false"
+                ) from error
             raise ObjectStoreError(
                 f"{action} {where} ({type(error).__name__}); check that an S3 server answers at objects.endpoint and"
                 f" that objects.secure = {str(self._settings.secure).lower()} suits it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.objects.folder import FolderStore
 from dangerous_driving.objects.s3 import S3Store
 from dangerous_driving.settings import ObjectsSettings
@@ -68,6 +69,21 @@ class PrunableStore(ObjectStore, Protocol):
             ContractError: one cannot be a key; those before it may be gone.
         """
         ...
+
+
+def reachable_url(store: ObjectStore, url: str) -> str:
+    """The address at which somebody outside can read what `url` names: signed for a while, if it is this store's.
+
+    Raises:
+        ConfigError: the store has no addresses that others could read.
+        ObjectStoreError: the store did not answer.
+        ContractError: the URL is of another store.
+    """
+    if url.startswith(("https://", "http://")):
+        return url
+    if not isinstance(store, S3Store):
+        raise ConfigError("llm.images", "nobody else can read from a folder", "set it to base64, or objects.kind to s3")
+    return store.presigned(store.key(url))
 
 
 def open_store(settings: ObjectsSettings) -> PrunableStore:

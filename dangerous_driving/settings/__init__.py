@@ -290,6 +290,9 @@ class ObjectsSettings(Section):
     bucket: str = Field(default="traffic", description="of kind s3; made when missing")
     region: str | None = Field(default=None, description="of kind s3; default: what the server says")
     secure: bool = Field(default=False, description="TLS to the endpoint")
+    ssl_cafile: Path | None = Field(
+        default=None, description="certificates to trust in place of the public authorities'"
+    )
     access_key: SecretStr | None = Field(default=None, description="of kind s3; both keys, or none: without signature")
     secret_key: SecretStr | None = Field(default=None, description="of kind s3, beside access_key")
     timeout: float = Field(default=10.0, gt=0, description="s to connect and to read")
@@ -398,6 +401,14 @@ class Settings(BaseSettings):
     def _insync_within_replication(self) -> Self:
         if self.kafka.min_insync_replicas > self.kafka.replication:
             raise ValueError("kafka.min_insync_replicas is larger than kafka.replication")
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_have_addresses(self) -> Self:
+        if self.llm.images == "url" and self.objects.kind == "folder":
+            raise ValueError(
+                "llm.images is url, and no endpoint can read from a folder: set it to base64, or objects.kind to s3"
+            )
         return self
 
 

@@ -66,7 +66,10 @@ class LlmSettings(Section):
     max_retries: int = Field(default=2, ge=0, description="further attempts after a failed call, never on the same key")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0: the likeliest answer, higher: more varied")
     max_tokens: int = Field(default=400, gt=0, description="of an answer")
-    images: Literal["base64", "url"] = Field(default="base64", description="url: the endpoint can reach the store")
+    images: Literal["base64", "url"] = Field(
+        default="base64",
+        description="url: the endpoint reads it at objects.endpoint, by an address that is signed for an hour",
+    )
     image_longest_side: int = Field(
         default=768, gt=0, description="px; larger crops are scaled down before they are sent"
     )

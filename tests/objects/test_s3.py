@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from minio import Minio
 from pydantic import SecretStr
 
 from dangerous_driving.errors import ConfigError, ObjectNotFoundError, ObjectStoreError
-from dangerous_driving.objects import ObjectStore, S3Store, open_store
+from dangerous_driving.objects import FolderStore, ObjectStore, S3Store, open_store, reachable_url
 from dangerous_driving.ports import free_port
 from dangerous_driving.settings import ObjectsSettings
+from tests.conftest import missing_component
 
 #: s; the time-outs in these tests add up to less, so only an unbounded wait reaches it
 BOUND = 20.0
@@ -43,6 +50,24 @@ def test_the_content_type_is_kept(s3_settings: ObjectsSettings) -> None:
         secure=False,
     )
     assert client.stat_object(s3_settings.bucket, "a.jpg").content_type == "image/jpeg"
+
+
+@pytest.mark.integration
+def test_an_endpoint_without_credentials_reads_a_picture_by_its_signed_address(s3_settings: ObjectsSettings) -> None:
+    store = open_store(s3_settings)
+    url = store.put("groups/cam/2026/03/01/12/a b+ü.jpg", b"a picture", "image/jpeg")
+    address = reachable_url(store, url)
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        assert answer.read() == b"a picture"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(address.partition("?")[0], timeout=10)
+    assert reachable_url(store, "https://elsewhere/a.jpg") == "https://elsewhere/a.jpg"
+
+
+def test_a_folder_has_no_addresses_for_others(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    with pytest.raises(ConfigError, match=r"objects\.kind to s3"):
+        reachable_url(store, store.put("a.jpg", b"x", "image/jpeg"))
 
 
 @pytest.mark.integration
@@ -160,3 +185,41 @@ def test_a_server_that_asks_for_a_minute_is_a_retriable_error_soon(busy_server: 
 def test_settings_that_contradict_each_other_are_named(changes: dict[str, object], setting: str) -> None:
     with pytest.raises(ConfigError, match=setting):
         S3Store(settings_of("127.0.0.1:9000", 1.0).model_copy(update=changes))
+
+
+@pytest.mark.integration
+def test_a_server_with_a_certificate_of_ones_own_authority_is_trusted_when_it_is_named(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        missing_component("no openssl to make a certificate with: install Debian's package openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1")
+            self.end_headers()
+            self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = ObjectsSettings(
+        kind="s3", endpoint=f"127.0.0.1:{server.server_address[1]}", secure=True, region="us-east-1", timeout=5
+    )
+    try:
+        with pytest.raises(ObjectStoreError, match="certificate"):
+            open_store(settings).get("a")
+        assert open_store(settings.model_copy(update={"ssl_cafile": certificate})).get("a") == b"x"
+    finally:
+        server.shutdown()
+        server.server_close()
