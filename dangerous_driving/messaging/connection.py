@@ -180,9 +180,11 @@ def _remedy(kafka: KafkaSettings, error: BaseException) -> str:
     for kinds, remedy in _REMEDIES:
         if isinstance(error, kinds):
             return remedy.format(kafka=kafka)
+    # while it connects, kafka-python does not tell a refused user from a broker that is away
+    user = " kafka.sasl_username and kafka.sasl_password," if kafka.security_protocol.startswith("SASL_") else ""
     return (
         f"check that a broker answers at kafka.bootstrap_servers = {kafka.bootstrap_servers} with"
-        f" kafka.security_protocol = {kafka.security_protocol}, and that kafka.api_version suits it"
+        f" kafka.security_protocol = {kafka.security_protocol},{user} and that kafka.api_version suits it"
         " (unset for Apache Kafka, [2, 3] for the embedded broker)"
     )
 

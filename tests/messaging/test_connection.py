@@ -71,6 +71,18 @@ def test_every_foreign_error_becomes_a_broker_error_with_its_remedy(error: Excep
     assert caught.value.__cause__ is error
 
 
+def test_where_a_user_is_needed_a_failed_connection_may_be_the_user_s() -> None:
+    kafka = KafkaSettings(
+        security_protocol="SASL_SSL", sasl_mechanism="PLAIN", sasl_username="edge", sasl_password=SecretStr("hunter2")
+    )
+    with (
+        pytest.raises(BrokerError, match=r"kafka\.sasl_username and kafka\.sasl_password") as caught,
+        connection.broker_errors(kafka, "cannot connect"),
+    ):
+        raise kafka_errors.KafkaConnectionError("Unable to bootstrap")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_contradicting_settings_are_a_config_error() -> None:
     with pytest.raises(ConfigError, match="kafka"), connection.broker_errors(KafkaSettings(), "cannot do it"):
         raise kafka_errors.KafkaConfigurationError("delivery_timeout_ms")
