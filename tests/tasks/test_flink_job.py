@@ -165,7 +165,9 @@ def test_a_signal_that_ends_what_was_started_ends_the_job_and_the_password_is_no
             sys.executable,
             "-c",
             (
-                "import sys; from pathlib import Path; from infra.flink import job\n"
+                "import signal, sys; from pathlib import Path; from infra.flink import job\n"
+                # what a shell starts has its signals at their defaults; pytest's children inherit what other tests left
+                "signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.pthread_sigmask(signal.SIG_SETMASK, ())\n"
                 f"job.PYTHON = Path({str(stand_in)!r}); job.flink_home = lambda: None; job.connector = lambda: Path('.')\n"
                 f"sys.exit(job.main(['--config', {str(tmp_path / 'settings.yaml')!r}]))"
             ),
@@ -187,6 +189,7 @@ def test_a_signal_that_ends_what_was_started_ends_the_job_and_the_password_is_no
             os.kill(job, 0)
     finally:
         started.kill()
+        started.wait()
         if job is not None:
             with suppress(ProcessLookupError):
                 os.kill(job, signal.SIGKILL)
