@@ -165,6 +165,31 @@ def test_of_a_slow_stream_the_picture_after_the_wanted_time_is_given_and_not_an_
     source.allowed.release(9)
 
 
+def test_a_picture_that_was_being_decoded_when_the_one_before_it_was_taken_is_not_kept_until_the_next_is_due(
+    start: Start,
+) -> None:
+    class Slow(FakeSource):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoding, self.decoded = threading.Event(), threading.Event()
+
+        def retrieve(self) -> Image:
+            image = super().retrieve()
+            if self.retrieved == 2:
+                self.decoding.set()
+                assert self.decoded.wait(PATIENCE)
+            return image
+
+    source = Slow()
+    reader = start(CameraReader(spec(), QUICK, source_opener=Opener(source)))
+    assert source.decoding.wait(PATIENCE)
+    next_frame(reader, wanted_at=time.monotonic() + 3600)
+    source.decoded.set()
+    read = source.grabbed
+    wait_for(lambda: source.grabbed > read + 5)
+    assert reader.ready_since is None
+
+
 def test_a_recording_is_played_at_its_own_pace(start: Start) -> None:
     source = FakeSource(period=3600.0)
     reader = start(CameraReader(spec(), QUICK, source_opener=Opener(source)))
