@@ -21,7 +21,7 @@ from dangerous_driving.alerts.hearing import Hearing
 from dangerous_driving.alerts.inputs import Sighting, sightings_of_detection, sightings_of_result, task_ids
 from dangerous_driving.alerts.lifecycle import AlertChange, Lifecycle
 from dangerous_driving.contracts import LIVE_RUN, Alert, DetectionResult, Message, RiskAssessmentResult
-from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError
+from dangerous_driving.errors import BrokerError, LedgerError
 from dangerous_driving.ledger import alerts as ledger
 from dangerous_driving.messaging import Received, Topic
 from dangerous_driving.messaging.in_hand import BatchesInHand
@@ -157,12 +157,12 @@ class AlertsService:
         return found
 
     def _keep(self, in_hand: list[Received[Any]]) -> None:
-        def set_aside(item: Received[Any], error: DangerousDrivingError) -> None:
-            self._consumer.set_aside(item, str(error))
-            in_hand.remove(item)  # where the others are tried again, it makes no second dead letter
-
         # what the database refuses goes to dead-letter alone
-        without_refused(tuple(in_hand), lambda part: self.handle([item.message for item in part]), set_aside)
+        without_refused(
+            in_hand,
+            lambda part: self.handle([item.message for item in part]),
+            lambda item, error: self._consumer.set_aside(item, str(error)),
+        )
 
     def _publish(self) -> None:
         if time.monotonic() < self._publish_again:

@@ -19,7 +19,7 @@ from dangerous_driving.assessment.admission import ClaimQueue, admit
 from dangerous_driving.assessment.assessor import Assessor
 from dangerous_driving.assessment.switch import LaneSwitch
 from dangerous_driving.contracts import AssessmentTask, Lane
-from dangerous_driving.errors import BrokerError, DangerousDrivingError, LedgerError, NoKeyError
+from dangerous_driving.errors import BrokerError, LedgerError, NoKeyError
 from dangerous_driving.ledger.claims import Claim, claim_pending_realtime, claim_tasks, held_by, release
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Received
@@ -129,20 +129,17 @@ class Scheduler:
                 loop.call_soon_threadsafe(self._enqueue, claims)
             return claims is not None
 
-        def set_aside(item: Received[AssessmentTask], error: DangerousDrivingError) -> None:
-            self._consumer.set_aside(item, str(error))
-            in_hand.remove(item)
-
-        while in_hand:
+        while True:
             try:
                 # a task that the ledger refuses goes to dead-letter alone
-                return all(without_refused(tuple(in_hand), claim, set_aside))
+                return all(
+                    without_refused(in_hand, claim, lambda item, error: self._consumer.set_aside(item, str(error)))
+                )
             except BrokerError as error:
                 # its dead letter is not there: a commit would cover what nobody has
                 log.warning("batch_waits", reason=str(error))
                 if stop.wait(self.RETRY_SECONDS):
                     return False
-        return True
 
     def _claim(self, tasks: Sequence[AssessmentTask], stop: threading.Event) -> list[Claim] | None:
         switched = [task for task in tasks if self._elsewhere(task.camera_id)]

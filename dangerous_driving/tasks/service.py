@@ -8,6 +8,7 @@ topic refuses goes to ``dead-letter`` alone; the others of its batch go on. A pi
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import structlog
 from sqlalchemy import Engine
 
 from dangerous_driving.contracts import AssessmentTask, DetectionResult
-from dangerous_driving.errors import BrokerError, ContractError, DangerousDrivingError, LedgerError, ObjectStoreError
+from dangerous_driving.errors import BrokerError, ContractError, LedgerError, ObjectStoreError
 from dangerous_driving.ledger.frames import name_pictures, record_detections
 from dangerous_driving.ledger.schema import Partitions
 from dangerous_driving.messaging import Received, Topic
@@ -75,8 +76,6 @@ class TasksService:
         self._in_flight = in_flight
         self._clock = clock
         self._partitions = Partitions()
-        #: partition and offset of what was set aside of the batch in hand: one dead letter, however often it is tried
-        self._aside: set[tuple[int, int]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; a batch in hand is finished first, unless a store it needs stays away."""
@@ -113,32 +112,17 @@ class TasksService:
         FRAMES_RECORDED.inc(new)
         return tasks
 
-    def _work(self, received: Sequence[Received[DetectionResult]]) -> None:
-        now = self._clock()
-        usable = []
-        for item in received:
-            try:
-                require_captured_by(item.message, now)
-                message = with_pictures_stored(item.message, self._store)
-            except ContractError as error:
-                self._refused(item, error)
-            else:
-                usable.append(replace(item, message=message))
-        if usable:
-            without_refused(usable, lambda part: self.handle([item.message for item in part]), self._refused)
-
-    def _refused(self, item: Received[DetectionResult], error: DangerousDrivingError) -> None:
-        place = item.partition, item.offset
-        if place not in self._aside:
-            self._consumer.set_aside(item, str(error), error.field if isinstance(error, ContractError) else "")
-            self._aside.add(place)
-
     def _until_done(self, stop: threading.Event, received: Sequence[Received[DetectionResult]]) -> bool:
         # the batch stays in hand: neither lost nor committed while the database, the brokers or the store are away
-        self._aside.clear()
+        raw, usable = deque(received), list[Received[DetectionResult]]()
         while True:
             try:
-                self._work(received)
+                self._sort_out(raw, usable)
+                without_refused(
+                    usable,
+                    lambda part: self.handle([item.message for item in part]),
+                    lambda item, error: self._consumer.set_aside(item, str(error)),
+                )
             except (LedgerError, BrokerError, ObjectStoreError) as error:
                 if not error.retriable:
                     raise  # a defect: uncommitted and loud, not one more try for ever
@@ -147,3 +131,15 @@ class TasksService:
                     return False
             else:
                 return True
+
+    def _sort_out(self, raw: deque[Received[DetectionResult]], usable: list[Received[DetectionResult]]) -> None:
+        """Move what can be used over, with its pictures stored; the rest goes to ``dead-letter``."""
+        now = self._clock()
+        while raw:
+            item = raw[0]
+            try:
+                require_captured_by(item.message, now)
+                usable.append(replace(item, message=with_pictures_stored(item.message, self._store)))
+            except ContractError as error:
+                self._consumer.set_aside(item, str(error), error.field)
+            raw.popleft()

@@ -153,32 +153,24 @@ async def test_what_the_endpoint_failed_is_asked_again_after_a_pause(bench: Benc
     assert pause >= 2.0
 
 
-async def test_what_the_endpoint_failed_for_good_is_asked_again_when_it_is_evaluated_again(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("failure", "asked_again", "result", "coverage"),
+    [("break", 8, ("answered", 3, None), 1.0), ("garbage", 0, ("failed", 2, "unparsable"), 0.0)],
+    ids=["the endpoint's failure", "the prompt's failure"],
+)
+async def test_only_what_the_endpoint_failed_is_asked_again_when_it_is_evaluated_again(
+    bench: Bench, failure: str, asked_again: int, result: tuple[object, ...], coverage: float
+) -> None:
     bench.add(8)
     changed(bench, "evaluation", stability_share=0.0, max_attempts=2)
-    fault(bench, "break")
+    fault(bench, failure)
     await bench.evaluate("a")
     fault(bench, "restore")
     found = await bench.evaluate("a")
-    assert found.asking.asked == 8
-    assert rows(bench, "SELECT DISTINCT state, attempts, failure_code FROM evaluation_result") == [
-        ("answered", 3, None)
-    ]
+    assert found.asking.asked == asked_again
+    assert rows(bench, "SELECT DISTINCT state, attempts, failure_code FROM evaluation_result") == [result]
     [run] = list_runs(bench.engine, limit=5)
-    assert {item["value"] for item in run.figures if item["metric"] == "coverage"} == {1.0}
-
-
-async def test_what_the_prompt_failed_is_not_asked_again_when_it_is_evaluated_again(bench: Bench) -> None:
-    bench.add(8)
-    changed(bench, "evaluation", stability_share=0.0, max_attempts=2)
-    fault(bench, "garbage")
-    await bench.evaluate("a")
-    fault(bench, "restore")
-    found = await bench.evaluate("a")
-    assert found.asking.asked == 0
-    assert rows(bench, "SELECT DISTINCT state, attempts, failure_code FROM evaluation_result") == [
-        ("failed", 2, "unparsable")
-    ]
+    assert {item["value"] for item in run.figures if item["metric"] == "coverage"} == {coverage}
 
 
 async def test_a_spent_budget_stops_the_run_and_it_goes_on_later(bench: Bench) -> None:

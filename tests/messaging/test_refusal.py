@@ -27,7 +27,9 @@ def test_the_right_ones_are_written_in_order_and_each_wrong_one_is_told(items: l
     def tell(item: tuple[int, bool], error: DangerousDrivingError) -> None:
         refused.append(item[0])
 
-    counts = without_refused(numbered, work, tell)
+    batch = list(numbered)
+    counts = without_refused(batch, work, tell)
+    assert batch == [(number, right) for number, right in numbered if right]  # what is tried again
     assert written == [number for number, right in numbered if right]
     assert refused == [number for number, right in numbered if not right]
     assert sum(counts) == len(written)
