@@ -231,8 +231,9 @@ class CameraReader:
             return False
         frame = Frame(self.spec.id, image, captured_at, self._sequence)
         with self._newest_lock:
-            # one before it was taken while this one was decoded: kept, it would be an interval old when the next is due
-            if grabbed_at + min(gap, FRESH) < self._wanted_at and not wanted:
+            # one before it was taken while this one was decoded: kept, it would be an interval old when the next is due;
+            # where decoding takes longer than the interval, that time has come already
+            if self._clock() + min(gap, FRESH) < self._wanted_at and not wanted:
                 return False
             self._taken.clear()
             self._newest = frame

@@ -1,7 +1,8 @@
 """Runs a foreign program that must not outlive the demo: ``python -m dangerous_driving.demo.leash PROGRAM ARGS…``.
 
 It ends the program when standard input ends (the demo holds the other side of that pipe, also when it is killed),
-passes SIGTERM on, and ends with the program's exit code.
+passes SIGTERM on, and ends with the program's exit code. The program gives way to the demo's own services, on which the
+two seconds to an alert depend.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+
+NICENESS = 10
 
 GRACE = 15.0  # s between SIGTERM and SIGKILL
 
 
 def main(argv: list[str]) -> int:
     """Run the program until it ends or the leash is pulled."""
+    os.nice(NICENESS)
     # its own group, so that what it starts is ended with it
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    _give_way(process.pid)
 
     def end() -> None:
         if process.poll() is None:
@@ -39,6 +45,12 @@ def main(argv: list[str]) -> int:
     code = process.wait()
     _kill_group(process.pid)
     return code
+
+
+def _give_way(leader: int) -> None:
+    # where Linux groups processes by session (autogroup), niceness counts within a group only; the group has its own
+    with contextlib.suppress(OSError):  # no such file, or none that may be written: niceness is all there is
+        Path(f"/proc/{leader}/autogroup").write_text(f"{NICENESS}\n", encoding="ascii")
 
 
 def _kill_group(leader: int) -> None:

@@ -50,7 +50,7 @@ def window(bench: Bench) -> Window:
 
 
 async def test_a_window_run_takes_up_claims_that_it_lost_track_of(bench: Bench, window: Window) -> None:
-    async with bench.assessor() as assessor, asyncio.timeout(20):
+    async with bench.assessor() as assessor, asyncio.timeout(60):
         # as after a connection that broke just behind the commit
         lost = claims.claim_window(bench.engine, assessor.worker, window, max_attempts=1, limit=2)
         assert len(lost) == 2
@@ -60,7 +60,7 @@ async def test_a_window_run_takes_up_claims_that_it_lost_track_of(bench: Bench, 
 
 async def test_a_backfill_takes_up_claims_that_it_lost_track_of(bench: Bench, window: Window) -> None:
     plan = backfill_plan(bench.settings, run="better", prompt_version=None, model=None)
-    async with bench.assessor() as assessor, asyncio.timeout(20):
+    async with bench.assessor() as assessor, asyncio.timeout(60):
         await assess_window(assessor, window, run_id="1", settings=bench.settings.assessment)
         lost = backfills.claim_backfill(bench.engine, "better", assessor.worker, window, max_attempts=1, limit=2)
         assert len(lost) == 2
@@ -101,7 +101,7 @@ async def test_a_run_whose_worker_is_taken_for_dead_goes_on_as_a_new_one(bench: 
             await asyncio.sleep(0.01)
 
     bench.settings = bench.settings.model_copy(update={"llm": bench.settings.llm.model_copy(update={"timeout": 1.0})})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         [report] = await by_living_workers(bench.assessor, [window], work)
     assert len(set(workers)) == len(workers) == 2
     assert (report.complete, report.problem) == (True, None)
@@ -202,7 +202,7 @@ async def test_whenever_a_scheduler_dies_the_lanes_that_live_bring_its_tasks_to_
     offer(batches, frame)
     await live_and_die(bench, batches, Life(last, reached=reached), monkeypatch)
     window = window_of("sim-1", now, LENGTH)
-    async with bench.assessor() as assessor, asyncio.timeout(30):
+    async with bench.assessor() as assessor, asyncio.timeout(60):
         report = await assess_window(assessor, window, run_id="1", settings=bench.settings.assessment)
         assert report.complete
         while bench.rows("SELECT 1 FROM llm_call WHERE status = 'started'"):

@@ -39,7 +39,7 @@ def offer(batches: Batches, *frames: DetectionResult) -> None:
 
 
 async def until(bench: Bench, query: str, wanted: object) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while bench.rows(query) != wanted:
             await asyncio.sleep(0.05)
 

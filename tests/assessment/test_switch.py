@@ -249,7 +249,7 @@ async def test_an_answer_of_another_lane_is_not_replaced_and_the_call_is_a_row_a
 def wait_for(condition: object) -> None:
     import time
 
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 60
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < ends, "it did not come true in time"
         time.sleep(0.05)

@@ -12,7 +12,7 @@ from dangerous_driving.camera.relay import StatusRelay
 from dangerous_driving.camera.status import CameraState, CameraStatus
 from dangerous_driving.errors import LedgerError, StatementRefusedError
 
-PATIENCE = 20.0  # s
+PATIENCE = 60.0  # s
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -19,14 +19,14 @@ from dangerous_driving.detection.replay import Replay
 from dangerous_driving.errors import BrokerError, MessageTooLargeError, ObjectStoreError
 from dangerous_driving.messaging.spool import Spool, SpooledFrame, SpooledObject
 from dangerous_driving.objects.folder import FolderStore
-from tests.detection.test_service import metric
+from tests.detection.test_service import PATIENCE, metric
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 RATE = 1e6  # tests do not wait for a pace
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "the condition was never met"
         time.sleep(0.005)
@@ -132,7 +132,7 @@ def test_a_frame_that_no_broker_takes_is_set_aside_at_once_with_the_cause(spool:
     before = metric("spool_dropped_frames_total", camera_id="a", reason="refused")
     for number in range(3):
         spool.put(frame(number))
-    with replaying(spool, tmp_path, publish), structlog.testing.capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs, replaying(spool, tmp_path, publish):
         wait_for(lambda: not len(spool))
     assert sent == [START + timedelta(milliseconds=number) for number in (1, 2)]
     assert metric("spool_dropped_frames_total", camera_id="a", reason="refused") == before + 1

@@ -37,7 +37,7 @@ from dangerous_driving.errors import (
 from dangerous_driving.objects.keys import detection_key, frame_key, group_key
 from dangerous_driving.settings import CameraSettings, CameraSpec, DetectionSettings
 
-PATIENCE = 30.0  # s until a condition counts as never met
+PATIENCE = 60.0  # s until a condition counts as never met
 
 SETTINGS = DetectionSettings(group_distance=1000.0)  # the pictures are small
 

@@ -17,7 +17,7 @@ from infra.kafka.cluster import KafkaCluster
 from tests.conftest import missing_component
 
 #: s; far above what a healthy broker needs, so that only a hang reaches it
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="session", params=["embedded", "cluster"])

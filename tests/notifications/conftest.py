@@ -28,7 +28,7 @@ from tests.conftest import missing_component
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 LIFECYCLE = Lifecycle(AlertsSettings(cooldown=0))
-PATIENCE = 30.0  # s; far above what is needed, so that only a hang reaches it
+PATIENCE = 60.0  # s; far above what is needed, so that only a hang reaches it
 
 
 def alert(number: int = 0, **changes: Any) -> Alert:

@@ -200,7 +200,7 @@ def listening(port: int, topic: str) -> Iterator[queue.Queue[tuple[str, Any]]]:
     client.connect("127.0.0.1", port)
     client.loop_start()
     client.subscribe(topic, qos=1)
-    assert heard.get(timeout=20) == ("", "subscribed")
+    assert heard.get(timeout=60) == ("", "subscribed")
     try:
         yield heard
     finally:
@@ -214,9 +214,9 @@ def test_an_mqtt_broker_gets_alerts_by_camera_and_digests_by_themselves(mqtt_bro
         channel = MqttChannel(receiver, "open sesame")
         send(channel, receiver)
         send(channel, receiver, DIGEST)
-        topic, content = heard.get(timeout=20)
+        topic, content = heard.get(timeout=60)
         assert (topic, content["id"]) == ("dangerous-driving/alerts/crossing", "id-1")
-        topic, content = heard.get(timeout=20)
+        topic, content = heard.get(timeout=60)
         assert (topic, content["data"]["notifications"][0]["id"]) == ("dangerous-driving/digests", "id-1")
         channel.close()
 
@@ -238,7 +238,7 @@ def test_a_broker_that_was_away_gets_messages_again_over_the_same_channel(mqtt_b
     with mqtt_broker.start():
         send(channel, receiver)
         with listening(mqtt_broker.port, "dangerous-driving/#") as heard:
-            assert heard.get(timeout=20)[1]["id"] == "id-1"  # retained
+            assert heard.get(timeout=60)[1]["id"] == "id-1"  # retained
     channel.close()
 
 

@@ -104,7 +104,7 @@ def test_kills_lose_no_message_and_a_receiver_that_hangs_delays_no_other(
             wait_until(lambda: sent_to("wall") == 30, "the broker to have all")
         wait_until(lambda: 'notifications_sent_total{kind="ring",receiver="wall"}' in notify.metrics(), "metrics")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -47,7 +47,7 @@ def test_the_file_leads_to_the_metrics_and_goes_with_a_clean_end(tmp_path: Path)
             assert b"capture_to_stage_seconds" in answer.read()
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert not file.exists()
 
 

@@ -53,7 +53,7 @@ __all__ = ["browser", "context", "watched"]
 
 LIFECYCLE = Lifecycle(AlertsSettings())
 #: s; far more than anything here takes
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def wait_for(condition: Callable[[], Any], what: str = "a condition") -> Any:

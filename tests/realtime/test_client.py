@@ -40,7 +40,7 @@ class Watching:
         self.seen: list[Alert] = []
 
     async def ids(self, count: int) -> list[str]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.seen) < count:
                 await asyncio.sleep(0.02)
         return [alert.alert_id for alert in self.seen]
@@ -55,7 +55,7 @@ async def watching(client: BridgeClient, *, changes: bool = False) -> AsyncItera
             watching.seen.append(came)
 
     task = asyncio.create_task(run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while client.greeting is None and not task.done():
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)  # its subscription is on its way
@@ -272,7 +272,7 @@ async def test_the_program_of_the_documentation_acknowledges_what_comes(bridge: 
     exec(code.replace("asyncio.run(main())", ""), names)  # noqa: S102 - ours
     task = asyncio.create_task(names["main"]())
     judged: str | None = None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while judged is None:  # the first may be made before the program is connected
             made = await in_thread(
                 bridge, f"camera-{len(bridge.producer.sent)}-{asyncio.get_running_loop().time():.0f}"

@@ -25,7 +25,7 @@ POLICY = Policy(minute=600.0, lease=0.0)
 async def stop_at_once(server: EmbeddedPostgres, folder: Path) -> None:
     """What ``pg_ctl stop -m immediate`` does: no checkpoint, so the next start recovers."""
     os.kill(int((folder / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while server.running:
             await asyncio.sleep(0.05)
     server.close()  # the wheel forgets it
