@@ -95,10 +95,10 @@ LAMP_COLOUR = np.array([0.52, 0.74, 0.95])
 
 def display(colours: Floats) -> Floats:
     """Linear light in 0..1 as grey levels 0..255 (gamma 2.2, highlights compressed rather than cut)."""
-    bright = np.maximum(colours, 0.0)
-    return np.asarray(
-        255.0 * np.clip(np.where(bright > 0.8, 1 - 0.2 * np.exp(-(bright - 0.8) / 0.2), bright), 0, 1) ** (1 / GAMMA)
-    )
+    bright = np.asarray(np.maximum(colours, 0.0))
+    high = bright > 0.8
+    bright[high] = 1 - 0.2 * np.exp(-(bright[high] - 0.8) / 0.2)
+    return np.asarray(255.0 * np.clip(bright, 0, 1) ** (1 / GAMMA))
 
 
 def shade(

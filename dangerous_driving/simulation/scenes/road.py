@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,9 +67,9 @@ class Road:
 
     def lamp_light(self, x: Floats, y: Floats) -> Floats:
         """Light of the street lamps on the ground, about 0 to 1."""
-        light = np.zeros(np.broadcast(x, y).shape)
+        light = np.zeros(np.broadcast(x, y).shape, np.result_type(x, y, np.float32))
         for lamp_x, lamp_y in self.lamps:
-            over = lamp_x - np.sign(lamp_x) * 1.8  # the arm reaches over the road
+            over = lamp_x - math.copysign(1.8, lamp_x)  # the arm reaches over the road
             light += 1 / (1 + ((x - over) ** 2 + (y - lamp_y) ** 2) / 45.0) ** 1.6
         return np.asarray(light)
 
