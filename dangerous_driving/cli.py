@@ -412,7 +412,9 @@ def demo(
     cameras: Annotated[
         int | None, typer.Option(min=1, help="Cameras in all, sources in rotation; default: one per source.")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=1, help="Time of capture; default: until Ctrl-C.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Time of capture (SIGUSR1 ends it sooner); default: until Ctrl-C.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where all is kept; default: demo.data_dir.")] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of the operator page; default: realtime.port.")

@@ -65,6 +65,7 @@ def run(plan: Plan, console: Console) -> int:
     demo = Demo(plan, console)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, demo.on_signal)
+    signal.signal(signal.SIGUSR1, demo.on_enough)
     try:
         with demo.started():
             demo.capture()
@@ -90,6 +91,7 @@ class Demo:
         self._settings: Settings = plan.settings
         self._parts: dict[str, Part] = {}
         self._stop = threading.Event()
+        self._enough = threading.Event()
         self._database: EmbeddedPostgres | None = None
         self._engine: Engine | None = None
         self._status = Status()
@@ -100,6 +102,10 @@ class Demo:
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The first signal stops the demo cleanly."""
         self._stop.set()
+
+    def on_enough(self, _number: int, _frame: FrameType | None) -> None:
+        """SIGUSR1 ends the capture as if its seconds were over."""
+        self._enough.set()
 
     # start
 
@@ -241,7 +247,7 @@ class Demo:
         seconds = self._plan.seconds
         end = time.monotonic() + seconds if seconds is not None else float("inf")
         with self._screen() as show:
-            while time.monotonic() < end and not self._stop.is_set():
+            while time.monotonic() < end and not self._stop.is_set() and not self._enough.is_set():
                 self._watch()
                 left = f", {end - time.monotonic():.0f} s left" if seconds is not None else ", Ctrl-C ends it"
                 show(f"capturing{left}")

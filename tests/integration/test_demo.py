@@ -159,7 +159,7 @@ def look_at_the_page(address: str, picture: Path) -> None:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.goto(address)
-        page.wait_for_selector("#alerts [data-alert]", timeout=60_000)
+        page.wait_for_selector("#alerts [data-alert]", timeout=240_000)
         page.wait_for_selector("#tiles canvas", timeout=60_000)
         tiles = page.locator("#tiles canvas")
         # the alert's camera has had a frame; that of another may still be rendered on a busy machine
@@ -187,7 +187,7 @@ def look_at_the_metrics(folder: Path) -> None:
     assert {"detection_total", "camera_up", "capture_to_stage_seconds"} <= seen["detect"].keys()
     assert {"llm_calls_total", "api_key_status"} <= seen["assess"].keys()
     # lag is told once a group has looked; `assess` has been killed and started again
-    eventually(lambda: "kafka_consumer_lag" in told(answers()["assess"]), seconds=60)
+    eventually(lambda: "kafka_consumer_lag" in told(answers()["assess"]), seconds=180)
     assert {"kafka_group_lag", "api_keys", "ledger_tasks_waiting"} <= seen["exporter"].keys()
 
 
@@ -212,7 +212,7 @@ def look_at_the_dashboards(monitoring: Monitoring) -> None:
         return not empty
 
     try:
-        eventually(all_answered, seconds=60)
+        eventually(all_answered, seconds=180)
     except AssertionError:
         raise AssertionError(f"no rows: {[(query.name, query.text) for query in empty]}") from None
 
@@ -261,21 +261,23 @@ NOTHING_WRONG = {
 
 def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    with demo(folder, seconds=90) as running:
+    with demo(folder, seconds=800) as running:
         eventually(running.ready, seconds=180)
-        assessor = eventually(lambda: running.part("assess"), seconds=10)
+        assessor = eventually(lambda: running.part("assess"), seconds=60)
         ledger_url = running_ledger(folder)
         # in the middle: tasks are claimed, calls are under way
-        eventually(lambda: count(ledger_url, "SELECT count(*) FROM llm_call WHERE status = 'started'") > 0, seconds=60)
+        eventually(lambda: count(ledger_url, "SELECT count(*) FROM llm_call WHERE status = 'started'") > 0, seconds=240)
         assessor.kill()
-        eventually(lambda: running.part("assess") not in (None, assessor), seconds=30)
+        eventually(lambda: running.part("assess") not in (None, assessor), seconds=120)
 
-        # from here on, so that there are rates before the capture ends
         with Monitoring(tmp_path / "monitoring", folder / "targets", "http://127.0.0.1:9/", factor=15) as monitoring:
             look_at_the_page(running.page, tmp_path / "page.png")
             look_at_the_metrics(folder)
             judge_an_alert(running.page, ledger_url)
             look_at_the_dashboards(monitoring)
+        enough = "SELECT least((SELECT count(*) FROM frame), (SELECT count(*) FROM risk_assessment))"
+        eventually(lambda: count(ledger_url, enough) > 20, seconds=240)
+        running.process.send_signal(signal.SIGUSR1)  # the capture is over
         said = running.wait(300)
     assert left_running(folder) == []
     assert number(said, "frames") > 20
@@ -305,9 +307,9 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_pat
 def test_after_a_kill_of_the_whole_demo_a_second_start_finishes_what_was_captured(shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     with demo(folder, *real_clips(shared), seconds=600, dagster=False) as running:
-        eventually(running.ready, seconds=120)
+        eventually(running.ready, seconds=180)
         ledger_url = running_ledger(folder)
-        eventually(lambda: count(ledger_url, "SELECT count(*) FROM risk_assessment") > 10, seconds=90)
+        eventually(lambda: count(ledger_url, "SELECT count(*) FROM risk_assessment") > 10, seconds=240)
         os.killpg(running.process.pid, signal.SIGKILL)
         running.process.wait()
         captured = len(list((folder / "objects").rglob("frames/**/*.json")))
