@@ -253,7 +253,7 @@ class DetectionService:
         self._leaving.append(camera.reader)
         self._schedule.remove(camera_id)
         self._statuses.tell(CameraStatus(camera_id, CameraState.OFFLINE, "the camera was removed", self._now()))
-        log.info("camera_removed", camera_id=camera_id)
+        log.info("camera_no_longer_read", camera_id=camera_id)
 
     def _reader(self, spec: CameraSpec) -> CameraReader:
         reader = CameraReader(

@@ -106,7 +106,8 @@ def test_the_dead_are_forgotten_after_a_day(ledger: Engine) -> None:
 
 def state(ledger: Engine, camera_id: str) -> str | None:
     with transaction(ledger) as connection:
-        return connection.scalar(text("SELECT status FROM camera WHERE id = :id"), {"id": camera_id})
+        found = connection.scalar(text("SELECT status FROM camera WHERE id = :id"), {"id": camera_id})
+    return None if found is None else str(found)
 
 
 def shared(ledger: Engine, one: LedgerRegister, two: LedgerRegister) -> tuple[str, str]:
