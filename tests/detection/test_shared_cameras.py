@@ -19,6 +19,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
+from dangerous_driving.camera.sharing import Detector, owner_of
 from dangerous_driving.ledger.database import transaction
 from dangerous_driving.messaging import EmbeddedBroker, apply, embedded_kafka_settings
 from dangerous_driving.ports import free_port
@@ -132,6 +133,23 @@ def test_detectors_share_cameras_and_take_over_those_of_one_that_died(
         with transaction(ledger) as connection:
             return set(connection.scalars(text("SELECT node FROM detector")))
 
+    def owner(camera_id: str) -> str | None:
+        with transaction(ledger) as connection:
+            rows = connection.execute(text("SELECT name, node, cameras FROM detector")).all()
+        found = owner_of(camera_id, [Detector(name, node, frozenset(known)) for name, node, known in rows])
+        return found.node if found else None
+
+    def looks_of_one(count: int) -> None:
+        with transaction(ledger) as connection:
+            began = connection.scalar(text("SELECT now()"))
+
+        def looked() -> bool:
+            query = text("SELECT seen_at > :began + make_interval(secs => :later) FROM detector WHERE node = 'one'")
+            with transaction(ledger) as connection:
+                return bool(connection.scalar(query, {"began": began, "later": count * REFRESH}))
+
+        eventually(looked, "one goes on looking")
+
     with one.running():
         eventually(lambda: one.reads() == CAMERAS, "one alone reads all")
         with two.running() as process:
@@ -143,6 +161,15 @@ def test_detectors_share_cameras_and_take_over_those_of_one_that_died(
         with two.running() as process:
             eventually(shared_out, "two share again")
             eventually(online, "no state of who let go is left")
+            process.send_signal(signal.SIGSTOP)  # for so long that it is given up, as one that the ledger does not hear
+            eventually(lambda: one.reads() == CAMERAS, "one takes over what the silent one read")
+            looks_of_one(3)  # by then it has said all that it has to say
+            with transaction(ledger) as connection:  # as of cameras that let only one in, and two still holds them
+                own = {"ids": [camera_id for camera_id in CAMERAS if owner(camera_id) == "two"]}
+                connection.execute(text("UPDATE camera SET status = 'offline' WHERE id = ANY(:ids)"), own)
+            process.send_signal(signal.SIGCONT)
+            eventually(shared_out, "two share when it is back")
+            eventually(online, "who reads a camera has the last word on it")
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0
             assert members() == {"one"}  # so it is handed over at the next look, and not when time is up
