@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,10 @@ from dangerous_driving.settings.tasks import Generator
 if TYPE_CHECKING:
     from dangerous_driving.assessment.switch import LaneSwitch
     from dangerous_driving.assessment.window_run import WindowReport
+    from dangerous_driving.camera.inventory import CameraInventory
+    from dangerous_driving.camera.membership import Membership
     from dangerous_driving.camera.source import Source
+    from dangerous_driving.messaging.spool import Spool
 
 log = structlog.get_logger(__name__)
 
@@ -105,39 +108,26 @@ def own_weights() -> Path:
 
 
 def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None) -> None:
-    """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs."""
+    """Cameras -> detection results. Cameras follow the settings file and the ledger's table while it runs.
+
+    Those that several detectors know are divided among them (see `camera.membership`).
+    """
     from dangerous_driving.assessment.inline import InlineLane
-    from dangerous_driving.camera.inventory import CameraInventory, Origin, Registration, SettingsFile, Switched
+    from dangerous_driving.camera.inventory import Registration
     from dangerous_driving.camera.status import CameraStatus
     from dangerous_driving.detection.delivery import ResultDelivery
     from dangerous_driving.detection.engine import open_engine as open_detector
     from dangerous_driving.detection.publishing import Receipt
     from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.service import DetectionService
-    from dangerous_driving.ledger.cameras import register_cameras, set_camera_status, stopped_cameras, table_cameras
-    from dangerous_driving.messaging.spool import Spool
+    from dangerous_driving.ledger.cameras import register_cameras, set_camera_status
 
     detector = open_detector(settings.detection)
     with ServiceProcess("detect", settings, leash=leash) as process, ExitStack() as stack:
         # cameras go on without the ledger: their names and states come there when it is back
         engine = open_engine(settings.database, application="dangerous-driving detect")
         stack.callback(engine.dispose)
-
-        def on_status(status: CameraStatus) -> None:
-            set_camera_status(engine, status.camera_id, status.state, status.reason, status.at)
-
-        def write(cameras: Sequence[CameraSpec]) -> None:
-            register_cameras(engine, cameras, frame_interval=settings.camera.frame_interval)
-
-        file = settings_file or config_file()
-        of_settings: Origin = SettingsFile(file) if file is not None else lambda: settings.camera.cameras
-        origins: dict[str, Origin] = {"settings": Switched(of_settings, lambda: stopped_cameras(engine))}
-        if settings.camera.from_table:
-            origins["table"] = lambda: table_cameras(engine)
-        inventory = CameraInventory(origins)
-        cameras = inventory.look()
-        register = Registration(write)
-        register(cameras)
+        spool = _spool(settings, stack)
         producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
         store = open_store(settings.objects)
 
@@ -147,7 +137,6 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         def publish(result: DetectionResult) -> Receipt:
             return producer.send(Topic.DETECTION_RESULTS, result, key=result.camera_id)
 
-        spool = Spool(settings.spool.folder, settings.spool.max_bytes) if settings.spool.folder else None
         delivery = ResultDelivery(
             settings.detection,
             store,
@@ -158,7 +147,6 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             taker=inline,
         )
         if spool is not None:
-            stack.callback(spool.close)
             replay = Replay(
                 spool,
                 store,
@@ -169,26 +157,78 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             )
             replay.start()
             stack.callback(replay.stop, REPLAY_STOP_SECONDS)
+
+        file = settings_file or config_file()
+        inventory = _inventory(settings, engine, file)
+        cameras = inventory.look()
+        # the others let go of what it reports for its own: so only when it can read
+        membership = _membership(settings, engine)
+        stack.callback(membership.leave)
+        own = membership.own(cameras)
+        register = Registration(partial(register_cameras, engine, frame_interval=settings.camera.frame_interval))
+        if not membership.away:  # else no camera waits for that to be found out once more
+            register(cameras)
+
+        def on_status(status: CameraStatus) -> None:
+            if not membership.left:  # else whoever takes over says how it is
+                set_camera_status(engine, status.camera_id, status.state, status.reason, status.at, by=membership.name)
+
         service = DetectionService(
-            settings.camera.model_copy(update={"cameras": cameras}),
+            settings.camera.model_copy(update={"cameras": own}),
             settings.detection,
             detector,
             delivery,
             on_status=on_status,
             source_opener=open_camera,
-            waits_for_cameras=settings.camera.from_table or file is not None,
+            waits_for_cameras=settings.camera.from_table or file is not None or len(own) < len(cameras),
         )
 
-        following = threading.Thread(
-            target=inventory.follow,
-            args=(service.apply, settings.camera.refresh, process.stop),
-            kwargs={"on_look": register},
-            name="camera-inventory",
-            daemon=True,
-        )
-        following.start()
+        def share(cameras: tuple[CameraSpec, ...]) -> tuple[CameraSpec, ...]:
+            own = membership.own(cameras)
+            if membership.doubted:
+                service.tell_again()
+            return own
+
+        def follow() -> None:
+            inventory.follow(service.apply, settings.camera.refresh, process.stop, on_look=register, own=share)
+            membership.leave()  # at once, while what was detected is still being sent
+
+        threading.Thread(target=follow, name="camera-inventory", daemon=True).start()
         process.ready()
         service.run(process.stop)
+
+
+def _inventory(settings: Settings, engine: Engine, file: Path | None) -> CameraInventory:
+    """The cameras that a detector knows: of the settings file and of the ledger's table."""
+    from dangerous_driving.camera.inventory import CameraInventory, Origin, SettingsFile, Switched
+    from dangerous_driving.ledger.cameras import stopped_cameras, table_cameras
+
+    of_settings: Origin = SettingsFile(file) if file is not None else lambda: settings.camera.cameras
+    origins: dict[str, Origin] = {"settings": Switched(of_settings, lambda: stopped_cameras(engine))}
+    if settings.camera.from_table:
+        origins["table"] = lambda: table_cameras(engine)
+    return CameraInventory(origins)
+
+
+def _spool(settings: Settings, stack: ExitStack) -> Spool | None:
+    from dangerous_driving.messaging.spool import Spool
+
+    if settings.spool.folder is None:
+        return None
+    spool = Spool(settings.spool.folder, settings.spool.max_bytes)
+    stack.callback(spool.close)
+    return spool
+
+
+def _membership(settings: Settings, engine: Engine) -> Membership:
+    """A detector among the others. A restart keeps its name; its spool, if it has one, is one process's."""
+    from dangerous_driving.camera.membership import Membership
+    from dangerous_driving.ledger.detectors import LedgerRegister
+
+    folder = settings.spool.folder
+    name = f"{settings.node}:{folder.resolve()}" if folder else settings.node
+    register = LedgerRegister(engine, name, settings.node, lease=settings.camera.lease)
+    return Membership(name, settings.node, register)
 
 
 def follow_switch(settings: Settings, engine: Engine, stop: threading.Event) -> LaneSwitch:

@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = (
     "contracts.py",
     "errors.py",
+    "camera/sharing.py",
     "tasks/derivation.py",
     "assessment/windows.py",
     "assessment/answer.py",

@@ -308,3 +308,15 @@ def test_null_in_the_environment_is_null_as_in_the_file(monkeypatch: pytest.Monk
     monkeypatch.setenv("DD_DETECTION__WEIGHTS", "null")
     loaded = settings.load()
     assert (loaded.alerts.geometry_priority, loaded.detection.weights) == (None, None)
+
+
+def test_others_take_over_after_several_looks_at_the_earliest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_CAMERA__REFRESH", "10")
+    assert settings.load().camera.lease == 40  # a longer refresh alone is no mistake
+    monkeypatch.setenv("DD_CAMERA__TAKEOVER_AFTER", "29")
+    with pytest.raises(ConfigError, match="set it to 30 or more") as caught:
+        settings.load()
+    assert caught.value.setting == "camera.takeover_after"
+    monkeypatch.setenv("DD_CAMERA__TAKEOVER_AFTER", "30")
+    assert settings.load().camera.lease == 30
+    assert settings.CameraSettings().lease == 20

@@ -142,18 +142,20 @@ class CameraInventory:
         stop: threading.Event,
         *,
         on_look: Callable[[tuple[CameraSpec, ...]], None] = lambda _: None,
+        own: Callable[[tuple[CameraSpec, ...]], tuple[CameraSpec, ...]] = lambda cameras: cameras,
     ) -> None:
         """Look every `refresh` s until `stop` is set, and tell each change; the first look is told in any case.
 
-        `on_look` is told of every look, before.
+        `on_look` is told of every look, before; `own` picks at every look those that are told.
         """
         told: tuple[CameraSpec, ...] | None = None
         while not stop.is_set():
             cameras = self.look()
             on_look(cameras)
-            if cameras != told:
-                on_change(cameras)
-                told = cameras
+            mine = own(cameras)
+            if mine != told:
+                on_change(mine)
+                told = mine
             stop.wait(refresh)
 
     def _read(self, name: str, origin: Origin) -> None:

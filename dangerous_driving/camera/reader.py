@@ -135,6 +135,12 @@ class CameraReader:
         """Notice silence. Called from outside now and then, since a thread that waits for a frame cannot."""
         self._note(lambda health: health.check(self._clock()))
 
+    def tell_again(self) -> None:
+        """Tell the state as if it had changed, for whoever may have heard another one of somebody else."""
+        with self._health_lock:
+            if not self._stop.is_set() and self._health.state is not None:
+                self._tell(CameraStatus(self.spec.id, self._health.state, self._health.reason, self._told_at()))
+
     def _run(self) -> None:
         try:
             while not self._stop.is_set() and self._read_source():
@@ -250,12 +256,16 @@ class CameraReader:
         with self._health_lock:  # held while telling, so that changes are told in order
             if self._stop.is_set() or not change(self._health) or self._health.state is None:
                 return
-            status = CameraStatus(
-                self.spec.id, self._health.state, self._health.reason, in_utc_milliseconds(self._now())
-            )
+            status = CameraStatus(self.spec.id, self._health.state, self._health.reason, self._told_at())
             CAMERA_UP.labels(camera_id=self.spec.id).set(status.state is not CameraState.OFFLINE)
             log.info("camera_status", camera_id=self.spec.id, state=status.state.value, reason=status.reason)
-            try:
-                self._on_status(status)
-            except DangerousDrivingError as error:
-                log.warning("camera_status_not_told", camera_id=self.spec.id, reason=str(error))
+            self._tell(status)
+
+    def _told_at(self) -> datetime:
+        return in_utc_milliseconds(self._now())
+
+    def _tell(self, status: CameraStatus) -> None:
+        try:
+            self._on_status(status)
+        except DangerousDrivingError as error:
+            log.warning("camera_status_not_told", camera_id=self.spec.id, reason=str(error))

@@ -75,10 +75,12 @@ def camera_spec(camera_id: str, *, fields: list[str], before: Mapping[str, Any])
 
 @app.command("list")
 def list_cameras(config: ConfigOption = None) -> None:
-    """All cameras ever seen, with their state; sources without credentials."""
+    """All cameras ever seen, with their state and the detector that reads them; sources without credentials."""
     from sqlalchemy import select
 
+    from dangerous_driving.camera.sharing import owner_of, shown_names
     from dangerous_driving.ledger.database import transaction
+    from dangerous_driving.ledger.detectors import live_detectors
     from dangerous_driving.ledger.tables import Camera
 
     with _opened(config) as (settings, engine), transaction(engine) as connection:
@@ -88,12 +90,17 @@ def list_cameras(config: ConfigOption = None) -> None:
                 Camera.spec.is_not(None),
             ).order_by(Camera.id)
         ).all()  # fmt: skip
-    table = Table("id", "name", "kind", "source", "state", "kept in")
+        detectors = live_detectors(connection)
+    table = Table("id", "name", "kind", "source", "state", "read by", "kept in")
+    names = shown_names(detectors)
     of_settings = {camera.id for camera in settings.camera.cameras}
     for camera_id, name, kind, source, status, reason, enabled, in_table in rows:
-        kept_in = "table" if in_table else "settings" if camera_id in of_settings else "nowhere (was removed)"
+        reader = owner_of(camera_id, detectors)
+        read_by = names[reader.name] if reader else ""
+        elsewhere = f"settings of {read_by}" if read_by else "nowhere (was removed)"
+        kept_in = "table" if in_table else "settings" if camera_id in of_settings else elsewhere
         state = status + (f" ({reason})" if reason else "") if enabled else "disabled"
-        table.add_row(camera_id, name, kind, source, state, kept_in)
+        table.add_row(camera_id, name, kind, source, state, read_by, kept_in)
     out.print(table)
 
 

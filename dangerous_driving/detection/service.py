@@ -122,6 +122,7 @@ class DetectionService:
         self._leaving: list[CameraReader] = []
         self._wanted: tuple[CameraSpec, ...] | None = cameras.cameras
         self._wanted_lock = threading.Lock()
+        self._tell_again = threading.Event()
         self._seconds_per_frame: float | None = None
         self._inference_failures = 0
         self._unexpected: BaseException | None = None
@@ -142,6 +143,10 @@ class DetectionService:
         with self._wanted_lock:
             self._wanted = tuple(cameras)
         self._wake.set()
+
+    def tell_again(self) -> None:
+        """Have `on_status` told of each camera's state once more; callable from any thread."""
+        self._tell_again.set()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; what was detected by then is stored and sent.
@@ -173,8 +178,13 @@ class DetectionService:
         if unexpected is not None:
             raise unexpected
         self._change_cameras()
+        again = self._tell_again.is_set()
+        if again:
+            self._tell_again.clear()
         for camera in self._cameras.values():
             camera.reader.check()
+            if again:
+                camera.reader.tell_again()
         frames = self._take_due()
         for frame, detections, seconds in self._detect(frames):
             camera = self._cameras[frame.camera_id]
@@ -243,7 +253,7 @@ class DetectionService:
         self._leaving.append(camera.reader)
         self._schedule.remove(camera_id)
         self._statuses.tell(CameraStatus(camera_id, CameraState.OFFLINE, "the camera was removed", self._now()))
-        log.info("camera_removed", camera_id=camera_id)
+        log.info("camera_no_longer_read", camera_id=camera_id)
 
     def _reader(self, spec: CameraSpec) -> CameraReader:
         reader = CameraReader(

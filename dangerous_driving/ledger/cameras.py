@@ -18,6 +18,7 @@ from dangerous_driving.camera.address import parameters
 from dangerous_driving.camera.secrets import placeholders
 from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.database import transaction
+from dangerous_driving.ledger.detectors import speaks_for
 from dangerous_driving.ledger.tables import Camera, CameraWindow
 from dangerous_driving.settings import CameraSpec
 
@@ -51,10 +52,20 @@ def register_cameras(engine: Engine, cameras: Iterable[CameraSpec], *, frame_int
         )
 
 
-def set_camera_status(engine: Engine, camera_id: str, status: str, reason: str, at: datetime) -> None:
-    """Keep the camera's newest status; a camera not seen before gets its row."""
+def set_camera_status(
+    engine: Engine, camera_id: str, status: str, reason: str, at: datetime, *, by: str | None = None
+) -> None:
+    """Keep the camera's newest status; a camera not seen before gets its row.
+
+    `by` names the detector that says so: nothing is written where another one reads the camera.
+
+    Raises:
+        LedgerError: the database is away, or the others have given the detector up and it is to report first.
+    """
     values = {"status": status, "status_reason": reason, "status_at": at}
     with transaction(engine) as connection:
+        if by is not None and not speaks_for(connection, by, camera_id):
+            return
         connection.execute(
             insert(Camera)
             .values(id=camera_id, name=camera_id, **values)

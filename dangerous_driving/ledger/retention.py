@@ -130,6 +130,8 @@ _SMALL = {
     "incident": "DELETE FROM incident WHERE last_at < :before AND (ended_at IS NOT NULL OR kind = 'run_failed')",
     # a call's row names its worker, and goes with its day
     "worker": "DELETE FROM worker WHERE stopped_at < :before",
+    # dead: one that lives reports every few seconds
+    "detector": "DELETE FROM detector WHERE seen_at < now() - interval '1 day'",
 }
 
 _WITHOUT_CONTENT = """

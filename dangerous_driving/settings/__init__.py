@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -183,6 +184,11 @@ class CameraSettings(Section):
     )
     from_table: bool = Field(default=True, description="read cameras from the ledger's table too, beside the settings")
     refresh: float = Field(default=5.0, gt=0, description="s between looks for added, changed and removed cameras")
+    takeover_after: float | None = Field(
+        default=None,
+        gt=0,
+        description="s until others read a silent detect's cameras; default: 4 x refresh, at least 20",
+    )
     secrets_folder: Path | None = Field(
         default=None, description="files whose contents replace ${NAME} in sources, such as a mounted secret"
     )
@@ -195,6 +201,19 @@ class CameraSettings(Section):
         if twice:
             raise ValueError(f"camera id used twice: {', '.join(twice)}")
         return cameras
+
+    @field_validator("takeover_after")
+    @classmethod
+    def _several_looks(cls, seconds: float | None, others: ValidationInfo) -> float | None:
+        least = 3 * others.data.get("refresh", 0.0)  # one look may fail, and the next be late
+        if seconds is not None and seconds < least:
+            raise ValueError(f"less than 3 x camera.refresh: set it to {least:g} or more, or leave it out")
+        return seconds
+
+    @property
+    def lease(self) -> float:
+        """How long a detector is taken for living after it has reported, in s."""
+        return self.takeover_after or max(20.0, 4 * self.refresh)
 
 
 class DetectionSettings(Section):

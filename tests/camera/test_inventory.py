@@ -113,6 +113,25 @@ def test_changes_are_told_and_nothing_else() -> None:
     assert len(told) == 4
 
 
+def test_only_own_cameras_are_told_and_all_are_looked_at() -> None:
+    looked: list[tuple[CameraSpec, ...]] = []
+    told: list[tuple[CameraSpec, ...]] = []
+    mine = [{"a", "b"}, {"a", "b"}, {"b"}]  # at one look after the other
+    stop = threading.Event()
+
+    def own(cameras: tuple[CameraSpec, ...]) -> tuple[CameraSpec, ...]:
+        ids = mine.pop(0)
+        if not mine:
+            stop.set()
+        return tuple(camera for camera in cameras if camera.id in ids)
+
+    CameraInventory({"table": Table(spec("a"), spec("b"))}).follow(
+        told.append, 0.001, stop, on_look=looked.append, own=own
+    )
+    assert looked == [(spec("a"), spec("b"))] * 3
+    assert told == [(spec("a"), spec("b")), (spec("b"),)]
+
+
 def test_cameras_are_registered_at_the_first_look_at_which_it_works() -> None:
     away = [True]
     attempts: list[Sequence[CameraSpec]] = []

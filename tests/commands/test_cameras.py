@@ -7,13 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
+from dangerous_driving.camera.sharing import owner_of
 from dangerous_driving.commands.cameras import app
 from dangerous_driving.errors import ConfigError
-from dangerous_driving.ledger.cameras import table_cameras
-from dangerous_driving.settings import DatabaseSettings
+from dangerous_driving.ledger.cameras import register_cameras, table_cameras
+from dangerous_driving.ledger.detectors import LedgerRegister
+from dangerous_driving.settings import CameraSpec, DatabaseSettings
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +54,35 @@ def test_a_camera_is_added_changed_listed_disabled_and_removed(ledger: Engine) -
     assert cameras("remove", "gate").exit_code == 0
     assert table_cameras(ledger) == ()
     assert "removed" in cameras("list").stdout
+
+
+def test_the_list_says_which_detector_reads_a_camera(ledger: Engine) -> None:
+    for camera_id in ("of-north", "of-both", "of-nobody"):
+        assert cameras("add", camera_id, "rtsp://camera/1").exit_code == 0
+    register_cameras(ledger, [CameraSpec(id="elsewhere", source=SecretStr("0"))], frame_interval=1.8)
+    north, south = (LedgerRegister(ledger, f"{node}:/spool", node, lease=600) for node in ("north", "south"))
+    north.report(["of-north", "of-both", "elsewhere"])
+    detectors = south.report(["of-both"]).detectors
+
+    def read_by() -> dict[str, tuple[str, str]]:
+        rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in cameras("list").stdout.splitlines()]
+        return {row[0]: (row[5], row[6]) for row in rows if len(row) == 7}
+
+    both = owner_of("of-both", detectors)
+    assert both is not None
+    assert read_by() == {
+        "of-north": ("north", "table"),
+        "of-both": (both.node, "table"),
+        "of-nobody": ("", "table"),
+        "elsewhere": ("north", "settings of north"),
+    }
+    north.leave()
+    assert read_by() == {
+        "of-north": ("", "table"),
+        "of-both": ("south", "table"),
+        "of-nobody": ("", "table"),
+        "elsewhere": ("", "nowhere (was removed)"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ NOT_STAGED = {
     "audit_entry": "who did what is for an audit, not for statistics of persons",
     "camera_quiet": "settings, and who set them",
     "switch": "settings",
+    "detector": "who reads cameras now; the past is in the frames' node",
     "evaluation_case": "pictures with what a prompt is told of them; runs over them are staged with their figures",
     "evaluation_label": "who said what of a case; the figures of the runs rest on it",
     "evaluation_set": "which cases a run was asked about",

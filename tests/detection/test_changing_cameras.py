@@ -74,6 +74,19 @@ def test_only_a_camera_whose_source_changed_is_opened_again() -> None:
     assert opened["b"] == 1
 
 
+def test_states_are_told_again_when_they_are_asked_for() -> None:
+    with Running(cameras("a", "b")) as running:
+        wait_for(lambda: {status.camera_id for status in running.statuses} == {"a", "b"})
+        running.service.tell_again()
+        wait_for(lambda: len(running.statuses) == 4)
+        before, after = running.statuses[:2], running.statuses[2:]
+        assert {(status.camera_id, status.state) for status in after} == {
+            ("a", CameraState.ONLINE),
+            ("b", CameraState.ONLINE),
+        }
+        assert max(status.at for status in before) <= min(status.at for status in after)
+
+
 def test_the_interval_of_a_running_camera_can_be_changed() -> None:
     slow = CameraSettings(cameras=(spec("a", frame_interval=3600.0), spec("b")), frame_interval=0.02)
     with Running(slow) as running:

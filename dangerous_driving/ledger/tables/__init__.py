@@ -29,7 +29,15 @@ from dangerous_driving.ledger.tables.monitoring import (
     Shadow,
     ShadowWindow,
 )
-from dangerous_driving.ledger.tables.scenes import AssessmentTask, Camera, Frame, LlmCall, RiskAssessment, Worker
+from dangerous_driving.ledger.tables.scenes import (
+    AssessmentTask,
+    Camera,
+    Detector,
+    Frame,
+    LlmCall,
+    RiskAssessment,
+    Worker,
+)
 from dangerous_driving.ledger.tables.windows import Backfill, BackfillTask, CameraWindow, Incident
 
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "CameraQuiet",
     "CameraWindow",
     "DetectionProfile",
+    "Detector",
     "DetectorEvaluation",
     "DetectorGroupRecall",
     "DetectorScoreRow",

@@ -42,6 +42,22 @@ class Camera(Base):
     )
 
 
+class Detector(Base):
+    """A process that reads cameras, as it last reported. The others take its cameras over when ``live_until`` has passed.
+
+    ``started_at`` tells it from another process of its name. ``cameras``: all that it knows, whoever reads them.
+    """
+
+    __tablename__ = "detector"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str]
+    started_at: Mapped[datetime] = filled_now()
+    seen_at: Mapped[datetime] = filled_now()
+    live_until: Mapped[datetime]
+    cameras: Mapped[list[str]]
+
+
 class Frame(Base):
     """One row per published frame. ``traffic_groups`` is the message's list without base64 pictures."""
 
