@@ -108,7 +108,12 @@ class InlineLane:
         ]
 
     def __enter__(self) -> Self:
-        """Begin. What an earlier process left in the folder is handed in too."""
+        """Begin. What an earlier process left in the folder is handed in too.
+
+        Raises:
+            ConfigError: the folder cannot be written, or another process uses it.
+        """
+        self._folder.own()
         for thread in self._threads:
             thread.start()
         self._started.wait()
@@ -121,6 +126,7 @@ class InlineLane:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        self._folder.release()
 
     def takes(self, camera_id: str) -> bool:
         """Whether the camera is inline now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import structlog
 
 from dangerous_driving.contracts import AssessmentTask
-from dangerous_driving.errors import ContractError
+from dangerous_driving.errors import ConfigError, ContractError
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
 
 log = structlog.get_logger(__name__)
@@ -43,12 +44,41 @@ class InlineCall:
 
 
 class InlineFolder:
-    """The calls that the ledger does not have yet."""
+    """The calls that the ledger does not have yet. Whoever writes or hands in has to `own` it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: set[str] = set()  # of this process, under way
         self._lock = threading.Lock()
+        self._owned: IO[str] | None = None
+
+    def own(self) -> None:
+        """Keep other processes out until `release` or the end of this one: they would take its calls under way for lost.
+
+        Raises:
+            ConfigError: the folder cannot be written, or another process uses it.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            owned = (self._folder / "lock").open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                "assessment.inline_folder", f"{self._folder} cannot be written ({error.strerror})", "name another"
+            ) from error
+        try:
+            fcntl.flock(owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owned.close()
+            raise ConfigError(
+                "assessment.inline_folder", f"another process uses {self._folder}", "give each its own"
+            ) from error
+        self._owned = owned
+
+    def release(self) -> None:
+        """Let another process have it."""
+        if self._owned is not None:
+            self._owned.close()
+            self._owned = None
 
     def __len__(self) -> int:
         return sum(1 for _ in self._folder.glob("*.json"))

@@ -16,6 +16,7 @@ from dangerous_driving.assessment.inline import InlineLane
 from dangerous_driving.assessment.inline_folder import InlineFolder
 from dangerous_driving.assessment.switch import ALL, Entry, LaneSwitch, Positions
 from dangerous_driving.contracts import Lane
+from dangerous_driving.errors import ConfigError
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.settings import Settings
 from dangerous_driving.settings.assessment import BudgetSettings
@@ -90,6 +91,27 @@ def test_what_a_call_costs_counts_for_the_budget_of_the_lane(bench: Bench, switc
         wait_for(lambda: not lane._running)
     [(calls, cost)] = bench.rows("SELECT calls, cost FROM lane_spending WHERE lane = 'inline'")
     assert (calls, cost) == (1, pytest.approx(bench.rows("SELECT cost FROM risk_assessment")[0][0]))
+
+
+def test_a_second_process_is_kept_out_of_the_folder(
+    bench: Bench, switch: LaneSwitch, folder: Path, tmp_path: Path
+) -> None:
+    lanes = [InlineLane(inline(bench, folder), bench.engine, bench.store, bench.sent, switch) for _ in range(3)]
+    with lanes[0]:
+        bench.fault("hang")
+        lanes[0].offer(bench.record(datetime.now(UTC)))
+        wait_for(lambda: len(InlineFolder(folder)) == 1)
+        with pytest.raises(ConfigError, match=r"assessment\.inline_folder.*another process"), lanes[1]:
+            pass
+        assert bench.rows("SELECT count(*) FROM llm_call WHERE status = 'lost'") == [(0,)]
+        bench.fault("restore")
+        wait_for(lambda: bench.rows("SELECT count(*) FROM risk_assessment WHERE lane = 'inline'") == [(1,)])
+    with lanes[2]:
+        pass
+    (tmp_path / "file").write_text("")
+    beneath = InlineLane(inline(bench, tmp_path / "file"), bench.engine, bench.store, bench.sent, switch)
+    with pytest.raises(ConfigError, match=r"assessment\.inline_folder.*cannot be written"), beneath:
+        pass
 
 
 async def test_a_call_whose_error_cannot_be_stored_is_handed_in_all_the_same(
