@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import itertools
 import time
+from functools import partial
 from typing import Any
 
 import openai
@@ -54,7 +55,7 @@ class Own:
             self.waits.append(time.monotonic() - asked)
             try:
                 reply = await self.client.complete(
-                    MESSAGES, reservation.secret, on_sent=lambda held=reservation: self.pool.sent(held)
+                    MESSAGES, reservation.secret, on_sent=partial(self.pool.sent, reservation)
                 )
             except LlmError as error:
                 await self.pool.report(reservation, error)
@@ -110,7 +111,7 @@ class RoundRobin:
 
     async def call(self) -> str:
         async with self.slots:
-            stream = await next(self.turn).chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)  # type: ignore[call-overload]
+            stream = await next(self.turn).chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)  # type: ignore[arg-type]
             return await read(stream)
 
     async def close(self) -> None:
@@ -133,7 +134,7 @@ class Exclusive(RoundRobin):
             raise LookupError("no key is free")
         client = self.free.pop(0)
         try:
-            return await read(await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))  # type: ignore[call-overload]
+            return await read(await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))  # type: ignore[arg-type]
         finally:
             self.free.append(client)
 

@@ -291,7 +291,7 @@ def carried(
     store = open_store(ObjectsSettings(folder=folder / "objects"))
     service = DetectionService(
         CameraSettings(cameras=specs), settings, engine,
-        ResultDelivery(settings, store, lambda result: ages.append(time.time() - result.timestamp.timestamp()), model="own"),  # type: ignore[func-returns-value]
+        ResultDelivery(settings, store, lambda result: ages.append(time.time() - result.timestamp.timestamp()), model="own"),
     )  # fmt: skip
     stop = threading.Event()
     thread = threading.Thread(target=service.run, args=(stop,))

@@ -186,7 +186,7 @@ async def serve(port_file: Path, keys: list[Key], *, seed: int, speed: float, se
     port_file.with_suffix(".new").rename(port_file)
     stop = asyncio.Event()
     threading.Thread(
-        target=lambda: (sys.stdin.buffer.raw.read(1), loop.call_soon_threadsafe(stop.set)),  # type: ignore[attr-defined]
+        target=lambda: (os.read(sys.stdin.fileno(), 1), loop.call_soon_threadsafe(stop.set)),
         daemon=True,
     ).start()
     while not stop.is_set():

@@ -91,11 +91,11 @@ class Way:
         self._partitions = Partitions()
         self._tasks = TasksService(
             self._engine,
-            Group(),
+            Group(),  # type: ignore[arg-type]
             Kept(),
             store=open_store(settings.objects),
             window_length=LENGTH,
-            delivery_timeout=5,  # type: ignore[arg-type]
+            delivery_timeout=5,
         )
         self._alerts = AlertsService(self._engine, Group(), Kept(), settings)  # type: ignore[arg-type]
         self._hub = Hub(client_queue=200)

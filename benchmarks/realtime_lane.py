@@ -68,7 +68,7 @@ class Feed:
             self._given += 1
         return found
 
-    def _frame(self, number: int) -> list[Received]:
+    def _frame(self, number: int) -> list[Received[Any]]:
         captured = datetime.now(UTC) - timedelta(seconds=BEFORE)
         frame = detection_result(f"sim-{number % 50}", captured, groups=self._groups)
         tasks = [
@@ -81,6 +81,9 @@ class Feed:
 
     def commit(self) -> bool:
         return True
+
+    def set_aside(self, item: Received[Any], reason: str, field: str = "") -> None:
+        raise AssertionError(f"{item.key} was refused: {reason}")
 
     @property
     def ended(self) -> bool:

@@ -28,6 +28,7 @@ from benchmarks.figures import Figure, tell
 from dangerous_driving.contracts import DetectionResult
 from dangerous_driving.ledger.database import open_engine
 from dangerous_driving.ledger.embedded import EmbeddedPostgres
+from dangerous_driving.ledger.frames import record_detections
 from dangerous_driving.ledger.schema import migrate
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Topic, apply
 from dangerous_driving.objects import open_store
@@ -137,12 +138,8 @@ def profiled(clock: Clock, consumer: CountingConsumer, producer: Producer) -> It
     with (
         mock.patch.object(consumer, "poll", clock.timed("poll and read JSON", consumer.poll)),
         mock.patch.object(consumer, "commit", clock.timed("commit offsets", consumer.commit)),
-        mock.patch.object(
-            tasks_service, "tasks_from_detection", clock.timed("derive tasks", tasks_service.tasks_from_detection)
-        ),
-        mock.patch.object(
-            tasks_service, "record_detections", clock.timed("ledger transaction", tasks_service.record_detections)
-        ),
+        mock.patch.object(tasks_service, "tasks_from_detection", clock.timed("derive tasks", tasks_from_detection)),
+        mock.patch.object(tasks_service, "record_detections", clock.timed("ledger transaction", record_detections)),
         mock.patch.object(producer, "send", clock.timed("write JSON and send", producer.send)),
     ):
         yield

@@ -60,7 +60,7 @@ def valid(draw: st.DrawFn) -> dict[str, Any]:
     """A right detection result of 640 x 360 px with one or more objects and a group around them."""
     count = draw(st.integers(1, 4))
     side = st.integers(0, 300)
-    objects = []
+    objects: list[dict[str, Any]] = []
     for number in range(count):
         x, y = draw(side), draw(side)
         objects.append(

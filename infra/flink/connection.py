@@ -37,7 +37,7 @@ def client_properties(kafka: KafkaSettings) -> dict[str, str]:
         ConfigError: a setting is missing, or does not exist for the job.
     """
     client_options(kafka, "tasks-flink")  # refuses what is missing
-    properties = {"security.protocol": kafka.security_protocol}
+    properties: dict[str, str] = {"security.protocol": kafka.security_protocol}
     if kafka.security_protocol.startswith("SASL_"):
         mechanism = str(kafka.sasl_mechanism)
         if mechanism not in LOGIN_MODULES:

@@ -70,7 +70,7 @@ def main(given: Sequence[str] | None = None) -> int:
     return _become(command, environment)
 
 
-def _become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
     # in the place of this process, so that a signal that ends it ends the job: one left behind would send all tasks twice
     os.execve(command[0], command, environment)  # noqa: S606 - there is no shell to want
 

@@ -64,7 +64,7 @@ def shortened(content: Any, factor: float) -> Any:
         return {
             key: _divided(value, factor)
             if key in _TIMES and isinstance(value, str)
-            else re.sub(r"\[([0-9a-z]+)\]", lambda found: f"[{_divided(found[1], factor)}]", value)
+            else re.sub(r"\[([0-9a-z]+)\]", lambda found: f"[{_divided(str(found[1]), factor)}]", value)
             if key == "expr"
             else shortened(value, factor)
             for key, value in content.items()
