@@ -120,6 +120,12 @@ image:
 	test -n "$$builder" || { echo "neither docker nor podman is on PATH" >&2; exit 2; }; \
 	"$$builder" build --file infra/image/Dockerfile --tag dangerous-driving:$(VERSION) $(ARGS) .
 
+# The image's steps, its services and the manifests, for real as far as that goes without a container engine and without nodes.
+proof-deployment: $(VENV)/.dev opencv-libraries system-packages kafka-jars
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap buildah >/dev/null; }
+	$(BIN)/python -m proofs.deployment --record docs/proof/deployment.md $(ARGS)
+
 pictures: $(VENV)/.dev system-packages
 	$(BIN)/python -m proofs.pictures $(ARGS)
 

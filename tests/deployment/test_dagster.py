@@ -12,25 +12,14 @@ from unittest.mock import MagicMock
 
 import kubernetes_validate
 import pytest
-import yaml
-from dagster import DagsterInstance, DagsterRun
-from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
-from dagster._core.test_utils import create_run_for_test, environ
 from dagster_k8s import K8sRunLauncher, client
 from kubernetes.client import ApiClient
 
 from tests.conftest import REPOSITORY
 from tests.deployment.rendering import KUBERNETES, Manifest, containers, pod_templates, render
+from tests.deployment.runs import INSTANCE, instance, launch, sections
 
-INSTANCE = KUBERNETES / "base" / "dagster-instance.yaml"
 SHARED = ("storage", "run_monitoring", "run_retries", "freshness", "retention", "telemetry", "nux", "run_coordinator")
-
-
-def sections(file: Path) -> Manifest:
-    content: Manifest = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return content
 
 
 def test_the_instance_differs_from_a_machines_only_in_what_is_kubernetes_own() -> None:
@@ -62,40 +51,14 @@ def test_the_workspace_asks_the_code_location_where_it_listens() -> None:
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manifest]:
     """What the launcher of the instance file would send to Kubernetes for a run."""
-    content = sections(INSTANCE)
-    launcher = content["run_launcher"]
-    # outside of a cluster: nothing is asked, and SQLite keeps the run
-    (tmp_path / "dagster.yaml").write_text(
-        yaml.safe_dump({"run_launcher": launcher, "compute_logs": content["compute_logs"]})
-    )
-    monkeypatch.setattr("dagster_k8s.launcher.load_kubernetes_config", lambda **_: None)
-    with (
-        environ({"DAGSTER_HOME": str(tmp_path)}),
-        DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path))) as instance,
-    ):
-        started = instance.run_launcher
-        assert isinstance(started, K8sRunLauncher)
-        started._api_client = MagicMock()
-        context = MagicMock()
-        context.dagster_run = _run(instance)
-        started.launch_run(context)
-        body = started._api_client.create_namespaced_job_with_retries.call_args.kwargs["body"]
+    monkeypatch.setattr("dagster_k8s.launcher.load_kubernetes_config", lambda **_: None)  # outside of a cluster
+    with instance(tmp_path) as opened:
+        launcher = opened.run_launcher
+        assert isinstance(launcher, K8sRunLauncher)
+        launcher._api_client = MagicMock()
+        launch(opened, "city/dangerous-driving:7")
+        body = launcher._api_client.create_namespaced_job_with_retries.call_args.kwargs["body"]
         yield ApiClient().sanitize_for_serialization(body)
-
-
-def _run(instance: DagsterInstance) -> DagsterRun:
-    origin = JobPythonOrigin(
-        job_name="windows",
-        repository_origin=RepositoryPythonOrigin(
-            executable_path="/opt/venv/bin/python",
-            code_pointer=ModuleCodePointer("dangerous_driving.definitions", "definitions", "/"),
-            container_image="city/dangerous-driving:7",
-            entry_point=["dagster"],
-            container_context=None,
-        ),
-    )
-    run: DagsterRun = create_run_for_test(instance, job_name="windows", job_code_origin=origin)
-    return run
 
 
 def test_a_run_becomes_a_job_that_kubernetes_takes(job: Manifest) -> None:
