@@ -132,6 +132,7 @@ class Stage:
             "DAGSTER_POSTGRES_URL": dagster.replace(*next(iter(inside.items()))),
             "DD_KAFKA__BOOTSTRAP_SERVERS": cluster.bootstrap_servers,
             "DD_LLM__BASE_URL": f"http://127.0.0.1:{self.llm}/v1",
+            "DD_LLM__MODEL": "simulated-vl",
             "DD_DETECTION__WEIGHTS": self._weights(),
             "DD_CAMERA__CAMERAS": json.dumps([{"id": "sim-01", "source": "simulated:tailgating"}]),
         }
@@ -391,6 +392,7 @@ manifest on a real Kubernetes API server with its controllers, and a run by Dags
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--mirror", default="", help="Debian's archive for debootstrap; default: its own")

@@ -38,7 +38,7 @@ while [ "$1" != -- ]; do
 done
 shift
 cd "$root"
-exec chroot "$root" /usr/bin/setpriv --reuid "$user" --regid "$user" --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs \\
+exec /usr/sbin/chroot "$root" /usr/bin/setpriv --reuid "$user" --regid "$user" --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs \\
     /bin/sh -c 'cd /var/lib/dangerous-driving && exec "$@"' sh "$@"
 """
 
@@ -54,6 +54,11 @@ class Mount:
     source: Path
     target: str
     read_only: bool
+
+    @property
+    def place(self) -> str:
+        """The target within the image's root: there /var/run is an absolute link, which would lead out of it."""
+        return self.target.replace("/var/run/", "/run/", 1)
 
 
 def missing() -> str | None:
@@ -134,17 +139,17 @@ class LocalImage:
         """The command of this machine that runs `arguments` in the image."""
         user = self.config["User"].partition(":")[0]
         flat: list[str] = []
-        for mount in sorted(mounts, key=lambda item: item.target):
+        for mount in sorted(mounts, key=lambda item: item.place):
             self._make_place(mount, mounts)
-            flat += [str(mount.source), mount.target, "ro" if mount.read_only else "rw"]
+            flat += [str(mount.source), mount.place, "ro" if mount.read_only else "rw"]
         return ["unshare", "--mount", "/bin/sh", "-c", ENTER, "sh", str(self.root), user, *flat, "--", *arguments]
 
     def _make_place(self, mount: Mount, mounts: Sequence[Mount]) -> None:
         """The file or folder that is mounted over, as engines make it: in the image's root or on the volume around it."""
-        target = Path(mount.target)
-        around = [other for other in mounts if other is not mount and target.is_relative_to(other.target)]
-        outer = max(around, key=lambda other: len(other.target), default=None)
-        place = outer.source / target.relative_to(outer.target) if outer else self.root / str(target).lstrip("/")
+        target = Path(mount.place)
+        around = [other for other in mounts if other is not mount and target.is_relative_to(other.place)]
+        outer = max(around, key=lambda other: len(other.place), default=None)
+        place = outer.source / target.relative_to(outer.place) if outer else self.root / str(target).lstrip("/")
         if mount.source.is_dir():
             place.mkdir(parents=True, exist_ok=True)
         elif not place.exists():
