@@ -114,7 +114,7 @@ class LocalImage:
             f"--volume={configuration}:/etc/pip.conf:ro",
         ]
         dockerfile = REPOSITORY / "infra/image/Dockerfile"
-        how = ["--isolation=chroot", "--pull-never", "--layers"]
+        how = ["--isolation=chroot", "--pull-never"]  # no layers kept: this driver copies the whole root for each
         self.log = _buildah("bud", *how, *volumes, f"--file={dockerfile}", f"--tag={tag}", str(REPOSITORY))
         inspected: dict[str, Any] = json.loads(_buildah("inspect", "--type=image", tag))
         self.config: dict[str, Any] = inspected["OCIv1"]["config"]
@@ -122,7 +122,7 @@ class LocalImage:
         self.root = Path(_buildah("mount", self._container))
 
     def close(self) -> None:
-        """Remove the container; the layers stay for the next build."""
+        """Remove the container; the image stays until the next build."""
         _buildah("umount", self._container)
         _buildah("rm", self._container)
 
