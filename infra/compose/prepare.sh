@@ -22,6 +22,8 @@ once "$site/environment" 600 <<END
 DD_DATABASE__URL=postgresql://dangerous_driving:$owner@postgres:5432/dangerous_driving
 DAGSTER_POSTGRES_URL=postgresql://dangerous_driving:$owner@postgres:5432/dagster
 DAGSTER_MAX_CONCURRENT_RUNS=2
+END
+once "$site/page.environment" 600 <<END
 DD_REALTIME__TOKEN_SECRET=$(openssl rand -base64 48)
 END
 once "$site/grafana.environment" 600 <<END

@@ -32,7 +32,7 @@ def instance(folder: Path, **launcher: Any) -> Iterator[DagsterInstance]:
     """The instance file with SQLite in place of PostgreSQL, and what else its launcher is told."""
     content = sections(INSTANCE)
     content["run_launcher"]["config"] |= launcher
-    kept = {name: content[name] for name in ("run_launcher", "compute_logs")}
+    kept = {name: section for name, section in content.items() if name != "storage"}
     (folder / "dagster.yaml").write_text(yaml.safe_dump(kept), encoding="utf-8")
     with (
         environ({"DAGSTER_HOME": str(folder)}),

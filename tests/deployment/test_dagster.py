@@ -12,6 +12,8 @@ from unittest.mock import MagicMock
 
 import kubernetes_validate
 import pytest
+from dagster import QueuedRunCoordinator
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster_k8s import K8sRunLauncher, client
 from kubernetes.client import ApiClient
 
@@ -59,6 +61,14 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manifest]:
         launch(opened, "city/dangerous-driving:7")
         body = launcher._api_client.create_namespaced_job_with_retries.call_args.kwargs["body"]
         yield ApiClient().sanitize_for_serialization(body)
+
+
+def test_dagster_loads_every_part_that_the_instance_names(tmp_path: Path) -> None:
+    with instance(tmp_path) as opened:
+        assert isinstance(opened.compute_log_manager, NoOpComputeLogManager)
+        assert isinstance(opened.run_coordinator, QueuedRunCoordinator)
+        assert opened.get_concurrency_config().run_queue_config
+        assert opened.run_monitoring_enabled
 
 
 def test_a_run_becomes_a_job_that_kubernetes_takes(job: Manifest) -> None:
