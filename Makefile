@@ -11,6 +11,8 @@
 # make dashboards  each alert rule fires and resolves: a demo, real Prometheus and Alertmanager, one fault after the other (10 min)
 # make pictures  the documentation's pictures of the page, from a demo that runs beside it
 # make proof-logs  logs through rsyslog into OpenSearch, which is killed on the way: every line once
+# make image   the container image, by docker or podman (docs/deployment.md)
+# make proof-deployment  manifests on a real Kubernetes API server, the image's steps for real (as root on Debian, 30 minutes)
 # make check   lint, types, format, definitions
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,7 +28,7 @@ ARGS ?=
 CACHE := .cache
 
 # make weights trains the project's own weights on simulated scenes, anew
-.PHONY: help demo test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs pictures grafana benchmark-marts
+.PHONY: help demo image proof-deployment test-flink kafka kafka-jars flink-environment flink proof-kafka proof-flink test test-ultralytics check lock weights opencv-libraries s3-server system-packages clean proof-bridge page-scripts api-documents benchmark-litellm benchmark-key-pool proof-schedulers proof-backfill dashboards proof-logs pictures grafana benchmark-marts
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -111,6 +113,19 @@ $(FLINK)/.ready: requirements-flink.txt
 	$(FLINK)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# The image of all services, by whichever of the two is there.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+image:
+	@builder=$$(command -v docker || command -v podman || true); \
+	test -n "$$builder" || { echo "neither docker nor podman is on PATH" >&2; exit 2; }; \
+	"$$builder" build --file infra/image/Dockerfile --tag dangerous-driving:$(VERSION) $(ARGS) .
+
+# The image's steps, its services and the manifests, for real as far as that goes without a container engine and without nodes.
+proof-deployment: $(VENV)/.dev opencv-libraries system-packages kafka-jars
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap buildah >/dev/null; }
+	$(BIN)/python -m proofs.deployment --record docs/proof/deployment.md $(ARGS)
+
 pictures: $(VENV)/.dev system-packages
 	$(BIN)/python -m proofs.pictures $(ARGS)
 
@@ -177,6 +192,8 @@ UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generat
 lock:
 	$(UV_COMPILE) --extra embedded --extra dev pyproject.toml --output-file requirements-dev.txt
 	$(UV_COMPILE) --extra embedded --constraint requirements-dev.txt pyproject.toml --output-file requirements.txt
+	$(UV_COMPILE) --extra k8s --extra redis --extra tracing --constraint requirements-dev.txt pyproject.toml --output-file requirements-image.txt
+	echo 'hatchling>=1.26,<2' | $(UV_COMPILE) - --output-file requirements-build.txt
 	$(UV_COMPILE) infra/flink/requirements.in --output-file requirements-flink.txt
 	$(UV_COMPILE) --extra embedded --extra dev --extra ultralytics --constraint requirements-dev.txt pyproject.toml --output-file requirements-ultralytics.txt
 	echo 'litellm>=1.109,<2' | $(UV_COMPILE) - --output-file requirements-litellm.txt
