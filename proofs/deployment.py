@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -327,12 +328,8 @@ def _prove_launcher(server: ApiServer, scratch: Path) -> None:
         ("create", "pods", False),
         ("delete", "deployments", False),
     ):
-        said = (
-            _refusal(
-                lambda v=verb, r=resource: server.kubectl("auth", "can-i", v, r, account, "-n", "dangerous-driving")
-            )
-            == ""
-        )  # type: ignore[misc]
+        asked = partial(server.kubectl, "auth", "can-i", verb, resource, account, "-n", "dangerous-driving")
+        said = _refusal(asked) == ""
         check(f"Dagster's account may {'' if may else 'not '}{verb} {resource}", said is may)
     home = scratch / "dagster"
     home.mkdir()
@@ -364,9 +361,9 @@ def _prove_launcher(server: ApiServer, scratch: Path) -> None:
 
 
 def _with_new_image(manifests: Sequence[Manifest]) -> list[Manifest]:
-    return json.loads(
-        json.dumps([item for item in manifests if item["kind"] == "Job"]).replace("0.1.0-yolo11n", "0.2.0")
-    )  # type: ignore[no-any-return]
+    jobs = json.dumps([item for item in manifests if item["kind"] == "Job"])
+    changed: list[Manifest] = json.loads(jobs.replace("0.1.0-yolo11n", "0.2.0"))
+    return changed
 
 
 def _yaml(manifests: Sequence[Any]) -> str:
