@@ -113,6 +113,7 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
     Those that several detectors know are divided among them (see `camera.membership`).
     """
     from dangerous_driving.assessment.inline import InlineLane
+    from dangerous_driving.camera.following import CameraFollower
     from dangerous_driving.camera.inventory import Registration
     from dangerous_driving.camera.status import CameraStatus
     from dangerous_driving.detection.delivery import ResultDelivery
@@ -121,6 +122,7 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
     from dangerous_driving.detection.replay import Replay
     from dangerous_driving.detection.service import DetectionService
     from dangerous_driving.ledger.cameras import register_cameras, set_camera_status
+    from dangerous_driving.messaging.late_producer import LateProducer
 
     detector = open_detector(settings.detection)
     with ServiceProcess("detect", settings, leash=leash) as process, ExitStack() as stack:
@@ -128,7 +130,10 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         engine = open_engine(settings.database, application="dangerous-driving detect")
         stack.callback(engine.dispose)
         spool = _spool(settings, stack)
-        producer = stack.enter_context(Producer(settings.kafka, f"detect-{settings.node}"))
+        # nor without brokers: what is detected is spooled
+        producer = stack.enter_context(
+            LateProducer(settings.kafka, f"detect-{settings.node}", on_failure=process.stop.set)
+        )
         store = open_store(settings.objects)
 
         switch = follow_switch(settings, engine, process.stop)
@@ -166,8 +171,6 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         stack.callback(membership.leave)
         own = membership.own(cameras)
         register = Registration(partial(register_cameras, engine, frame_interval=settings.camera.frame_interval))
-        if not membership.away:  # else no camera waits for that to be found out once more
-            register(cameras)
 
         def on_status(status: CameraStatus) -> None:
             if not membership.left:  # else whoever takes over says how it is
@@ -183,19 +186,18 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
             waits_for_cameras=settings.camera.from_table or file is not None or len(own) < len(cameras),
         )
 
-        def share(cameras: tuple[CameraSpec, ...]) -> tuple[CameraSpec, ...]:
-            own = membership.own(cameras)
-            if membership.doubted:
-                service.tell_again()
-            return own
-
-        def follow() -> None:
-            inventory.follow(service.apply, settings.camera.refresh, process.stop, on_look=register, own=share)
-            membership.leave()  # at once, while what was detected is still being sent
-
-        threading.Thread(target=follow, name="camera-inventory", daemon=True).start()
+        follower = CameraFollower(
+            inventory,
+            membership,
+            service,
+            register=register,
+            refresh=settings.camera.refresh,
+            lease=settings.camera.lease,
+        )
+        follower.start(own, process.stop)
         process.ready()
         service.run(process.stop)
+        follower.check()
 
 
 def _inventory(settings: Settings, engine: Engine, file: Path | None) -> CameraInventory:

@@ -329,8 +329,11 @@ def _prove_launcher(server: ApiServer, scratch: Path) -> None:
         ("delete", "deployments", False),
     ):
         asked = partial(server.kubectl, "auth", "can-i", verb, resource, account, "-n", "dangerous-driving")
-        said = _refusal(asked) == ""
-        check(f"Dagster's account may {'' if may else 'not '}{verb} {resource}", said is may)
+        said = _refusal(asked)  # "no" is an exit code, and no word of an error
+        check(
+            f"Dagster's account may {'' if may else 'not '}{verb} {resource}",
+            said == "" if may else said.endswith(": "),
+        )
     home = scratch / "dagster"
     home.mkdir()
     with instance(home, load_incluster_config=False, kubeconfig_file=str(config)) as opened:

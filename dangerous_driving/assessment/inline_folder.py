@@ -67,10 +67,15 @@ class InlineFolder:
             ) from error
         try:
             fcntl.flock(owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owned.close()
             raise ConfigError(
                 "assessment.inline_folder", f"another process uses {self._folder}", "give each its own"
+            ) from error
+        except OSError as error:
+            owned.close()
+            raise ConfigError(
+                "assessment.inline_folder", f"{self._folder} cannot be locked ({error.strerror})", "name another"
             ) from error
         self._owned = owned
 

@@ -11,13 +11,17 @@ import structlog
 
 from dangerous_driving.camera.sharing import Detector, owner_of
 from dangerous_driving.errors import DangerousDrivingError
-from dangerous_driving.observability.metrics import DETECT_CAMERAS, DETECT_DETECTORS
+from dangerous_driving.observability.metrics import DETECT_CAMERAS, DETECT_DETECTORS, DETECT_HEARD
 from dangerous_driving.settings import CameraSpec
 
 log = structlog.get_logger(__name__)
 
-#: Looks after an outage of the ledger at which those of before it still count: they have not all reported again yet.
+#: Looks at which those of before still count, after this detector was given up: where the ledger was away or slow so were
+#: the others, and they have not all reported again yet.
 GRACE_LOOKS = 2
+
+#: s that signing off may take; where the ledger does not answer the others take over when time is up.
+SIGN_OFF_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,9 @@ class Membership:
         self._grace = 0
         self._known: frozenset[str] = frozenset()
         self._own: frozenset[str] = frozenset()
-        self._looked = self._namesake = self._took_over = False
+        self._looked = self._namesake = self._took_over = self._lapsed = False
+        self._leaving: threading.Thread | None = None
+        self._leaving_lock = threading.Lock()
         self.away = self.left = self.doubted = False
 
     def own(self, cameras: Sequence[CameraSpec]) -> tuple[CameraSpec, ...]:
@@ -83,11 +89,21 @@ class Membership:
         return tuple(camera for camera in cameras if camera.id in own)
 
     def leave(self) -> None:
-        """Let the others take the cameras over at their next look; what fails is logged: then they do when time is up."""
-        with self._lock:
-            if self.left:
-                return
-            self.left = True
+        """Let the others take the cameras over at their next look.
+
+        What fails, or takes longer than `SIGN_OFF_SECONDS`, is logged: then they do when time is up.
+        """
+        with self._leaving_lock:
+            if self._leaving is None:
+                self.left = True
+                self._leaving = threading.Thread(target=self._sign_off, name="detector-leaves", daemon=True)
+                self._leaving.start()
+            self._leaving.join(SIGN_OFF_SECONDS)
+            if self._leaving.is_alive():  # a report that hangs, or a database
+                log.warning("detector_not_signed_off", detector=self.name, reason="the ledger does not answer")
+
+    def _sign_off(self) -> None:
+        with self._lock:  # a look that is under way is the last
             if self.away or not self._looked:
                 return
             try:
@@ -103,11 +119,16 @@ class Membership:
             if not self.away:
                 log.warning("detectors_unreadable", detector=self.name, reason=str(error), others=len(self._others))
             self.away = True
+            DETECT_HEARD.set(0)
             return False
         if self.away:
             log.info("detectors_readable_again", detector=self.name, detectors=len(attendance.detectors))
-            self._grace = GRACE_LOOKS
         self.away = False
+        DETECT_HEARD.set(not attendance.namesake)
+        lapsed = attendance.lapsed and self._looked
+        if lapsed and not self._lapsed:  # not anew while it goes on: a dead one has to be given up some time
+            self._grace = GRACE_LOOKS
+        self._lapsed = lapsed
         if attendance.namesake and not self._namesake:
             log.error(
                 "detector_name_used_twice",
@@ -121,7 +142,7 @@ class Membership:
             self._grace -= 1
             others = {detector.name: detector for detector in self._others} | others
         self._others = tuple(others.values())
-        return attendance.lapsed and self._looked
+        return lapsed
 
     def _log(self, known: frozenset[str], own: frozenset[str]) -> None:
         DETECT_CAMERAS.set(len(own))

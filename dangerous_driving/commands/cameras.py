@@ -62,7 +62,7 @@ def camera_spec(camera_id: str, *, fields: list[str], before: Mapping[str, Any])
             raise ConfigError("--set", f"{field!r} is no FIELD=VALUE", "write for example --set frame_interval=0.5")
         try:
             values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: the 30th of February
             raise ConfigError(f"--set {key}", f"{text!r} is not valid YAML", "mend it") from error
     try:
         return CameraSpec.model_validate(values)
@@ -97,7 +97,7 @@ def list_cameras(config: ConfigOption = None) -> None:
     for camera_id, name, kind, source, status, reason, enabled, in_table in rows:
         reader = owner_of(camera_id, detectors)
         read_by = names[reader.name] if reader else ""
-        elsewhere = f"settings of {read_by}" if read_by else "nowhere (was removed)"
+        elsewhere = f"settings of {read_by}" if read_by else "settings of no living detect, or nowhere (was removed)"
         kept_in = "table" if in_table else "settings" if camera_id in of_settings else elsewhere
         state = status + (f" ({reason})" if reason else "") if enabled else "disabled"
         table.add_row(camera_id, name, kind, source, state, read_by, kept_in)

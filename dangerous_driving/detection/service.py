@@ -123,6 +123,7 @@ class DetectionService:
         self._wanted: tuple[CameraSpec, ...] | None = cameras.cameras
         self._wanted_lock = threading.Lock()
         self._tell_again = threading.Event()
+        self._worked_at = clock()
         self._seconds_per_frame: float | None = None
         self._inference_failures = 0
         self._unexpected: BaseException | None = None
@@ -148,6 +149,10 @@ class DetectionService:
         """Have `on_status` told of each camera's state once more; callable from any thread."""
         self._tell_again.set()
 
+    def idle_for(self) -> float:
+        """S since it last looked for what is due: more than a moment while an engine or a store holds it up."""
+        return self._clock() - self._worked_at
+
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; what was detected by then is stored and sent.
 
@@ -160,6 +165,7 @@ class DetectionService:
         try:
             with ThreadPoolExecutor(WRITERS, thread_name_prefix="store") as writers:
                 while not stop.is_set():
+                    self._worked_at = self._clock()
                     self._wake.clear()
                     if not self._step(writers):
                         self._wake.wait(self._idle_time())

@@ -57,7 +57,8 @@ def set_camera_status(
 ) -> None:
     """Keep the camera's newest status; a camera not seen before gets its row.
 
-    `by` names the detector that says so: nothing is written where another one reads the camera.
+    `by` names the detector that says so: nothing is written where another one reads the camera. It tells its states in order,
+    and its clock is not that of the detector which read the camera before: so what it says counts whatever the time.
 
     Raises:
         LedgerError: the database is away, or the others have given the detector up and it is to report first.
@@ -69,7 +70,9 @@ def set_camera_status(
         connection.execute(
             insert(Camera)
             .values(id=camera_id, name=camera_id, **values)
-            .on_conflict_do_update(index_elements=["id"], set_=values, where=Camera.status_at <= at)
+            .on_conflict_do_update(
+                index_elements=["id"], set_=values, where=Camera.status_at <= at if by is None else None
+            )
         )
 
 

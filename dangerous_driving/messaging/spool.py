@@ -151,9 +151,14 @@ class Spool:
             ) from error
         try:
             fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._owned.close()
             raise ConfigError("spool.folder", f"another process uses {folder}", "give each its own") from error
+        except OSError as error:
+            self._owned.close()
+            raise ConfigError(
+                "spool.folder", f"{folder} cannot be locked ({error.strerror})", "name another"
+            ) from error
         try:
             with self._lock:
                 self._look()

@@ -84,6 +84,9 @@ CAMERA_UP = Gauge("camera_up", "1 while a camera gives frames (online or degrade
 CAMERA_RECONNECTS = Counter("camera_reconnects_total", "Attempts to open a source again after a failure", ["camera_id"])
 DETECT_CAMERAS = Gauge("detect_cameras", "Cameras that this detector reads, of those that it knows")
 DETECT_DETECTORS = Gauge("detect_detectors", "Detectors that divide the cameras, this one included, as it last read")
+DETECT_HEARD = Gauge(
+    "detect_heard", "1 while the other detectors can hear this one through the ledger, under its own name"
+)
 FRAMES_READ = Counter("frames_read_total", "Frames read from a camera, most of which nobody needs", ["camera_id"])
 FRAMES_DETECTED = Counter("frames_detected_total", "Frames whose detection result was stored", ["camera_id"])
 FRAMES_SKIPPED = Counter(

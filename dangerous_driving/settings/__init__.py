@@ -480,7 +480,7 @@ def _yaml_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError("--config", f"{path} cannot be read ({error.strerror})", "name a readable file") from error
     except UnicodeDecodeError as error:
         raise ConfigError("--config", f"{path} is no UTF-8 text", "save it as UTF-8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: the 30th of February
         raise ConfigError("--config", f"{path} is not valid YAML ({error})", "mend the file") from error
     if values is None:
         return {}

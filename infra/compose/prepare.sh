@@ -14,9 +14,9 @@ once() { # once FILE MODE: standard input, if there is no such file yet
 for name in postgres_password database_password reader_password; do
     openssl rand -hex 24 | tr -d '\n' | once "$site/database/$name" 644
 done
-mkdir -p "$site/secrets" "$site/weights"
-chmod 755 "$site/secrets" "$site/weights" "$site/database"
-once "$site/settings.yaml" 644 < "$here/settings.example.yaml"
+mkdir -p "$site/secrets" "$site/settings" "$site/weights"
+chmod 755 "$site/secrets" "$site/settings" "$site/weights" "$site/database"
+once "$site/settings/settings.yaml" 644 < "$here/settings.example.yaml"
 owner=$(cat "$site/database/database_password")
 once "$site/environment" 600 <<END
 DD_DATABASE__URL=postgresql://dangerous_driving:$owner@postgres:5432/dangerous_driving

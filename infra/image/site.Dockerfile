@@ -2,4 +2,4 @@
 #   docker build --file infra/image/site.Dockerfile --tag city/dangerous-driving:0.1.0-yolo11n FOLDER
 ARG IMAGE=dangerous-driving:0.1.0
 FROM $IMAGE
-COPY weights/*.onnx /weights/
+COPY --chmod=644 weights/*.onnx /weights/

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 
+import pytest
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from dangerous_driving.camera import membership as membership_module
 from dangerous_driving.camera.membership import GRACE_LOOKS, Attendance, Membership
 from dangerous_driving.camera.sharing import Detector, owner_of
 from dangerous_driving.errors import LedgerError
@@ -152,6 +155,32 @@ def test_after_an_outage_the_first_to_return_does_not_take_over_all_cameras() ->
     assert own(one) == ALL  # the other has died meanwhile
 
 
+def test_one_that_died_is_given_up_though_the_ledger_is_slow_at_every_look() -> None:
+    ledger = Ledger()
+    one, two = member(ledger, "one"), member(ledger, "two")
+    own(two)
+    of_one = own(one)
+    for _ in range(GRACE_LOOKS):
+        ledger.rows.clear()  # it comes too late each time, and the other never
+        assert own(one) == of_one
+    ledger.rows.clear()
+    assert own(one) == ALL
+
+
+def test_one_that_died_is_given_up_though_the_ledger_is_away_at_every_other_look() -> None:
+    ledger = Ledger()
+    one, two = member(ledger, "one"), member(ledger, "two")
+    own(two)
+    own(one)
+    ledger.away = True
+    own(one)
+    assert gauge("detect_heard") == 0
+    ledger.away = False
+    del ledger.rows["two"]
+    assert own(one) == ALL
+    assert gauge("detect_heard") == 1
+
+
 def test_states_are_told_again_after_it_was_given_up_and_at_the_look_after_it_took_over() -> None:
     ledger = Ledger()
     one, two = member(ledger, "one"), member(ledger, "two")
@@ -188,6 +217,27 @@ def test_leaving_without_the_ledger_ends_too() -> None:
     never = member(ledger, "never")
     never.leave()
     assert never.left
+
+
+def test_leaving_does_not_wait_for_a_ledger_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership_module, "SIGN_OFF_SECONDS", 0.05)
+    goes_on = threading.Event()
+    place = Place(Ledger(), "one")
+    one = Membership("one", "one", place)
+    own(one)
+
+    def hang(_: Collection[str]) -> Attendance:
+        goes_on.wait(60)
+        raise LedgerError("no database answers")
+
+    monkeypatch.setattr(place, "report", hang)
+    looking = threading.Thread(target=one.own, args=(CAMERAS,), daemon=True)
+    looking.start()
+    with capture_logs() as logs:
+        one.leave()
+    assert (one.left, [entry["event"] for entry in logs]) == (True, ["detector_not_signed_off"])
+    goes_on.set()
+    looking.join(60)
 
 
 def test_another_process_of_its_name_is_an_error_told_once() -> None:

@@ -113,7 +113,7 @@ def test_the_settings_are_accepted_and_health_is_asked_where_they_listen(
     site = checkout / "infra/compose/site"
     for name, value in (variables(site / "environment") | variables(site / "page.environment")).items():
         monkeypatch.setenv(name, value)
-    loaded = settings.load(site / "settings.yaml")
+    loaded = settings.load(site / "settings/settings.yaml")
     assert (loaded.kafka.replication, loaded.kafka.min_insync_replicas) == (1, 1), "there is one broker"
     assert loaded.observability.host == loaded.realtime.host == EVERYWHERE
     for name, service in ours(project).items():
@@ -127,7 +127,7 @@ def test_the_settings_are_accepted_and_health_is_asked_where_they_listen(
 
 
 def test_what_the_settings_write_lies_on_a_volume(checkout: Path, project: Manifest) -> None:
-    loaded = settings.load(checkout / "infra/compose/site/settings.yaml")
+    loaded = settings.load(checkout / "infra/compose/site/settings/settings.yaml")
     assert loaded.keys.file is not None
     assert loaded.spool.folder is not None
     assert loaded.observability.targets_folder is not None
@@ -155,6 +155,8 @@ def test_every_mounted_file_is_there(project: Manifest) -> None:
         for volume in service.get("volumes", ()):
             if volume["type"] == "bind":
                 assert Path(volume["source"]).exists(), (name, volume["source"])
+                # whoever saves a file puts another one in its place, and the container would keep the first
+                assert "site" not in Path(volume["source"]).parts or Path(volume["source"]).is_dir(), name
                 assert volume["read_only"], (name, volume["source"])
 
 
@@ -179,7 +181,7 @@ def test_no_secret_stands_in_the_repository() -> None:
             text = path.read_text(encoding="utf-8")
             # prepare.sh puts the password in when it runs
             assert not SECRET.search(text.replace("$owner", "")), path.name
-    assert "/infra/compose/site/" in (REPOSITORY / ".gitignore").read_text().splitlines()
+    assert {"/infra/compose/site/", "/infra/compose/.env"} <= {*(REPOSITORY / ".gitignore").read_text().splitlines()}
 
 
 def test_the_first_start_makes_both_databases_and_a_reader_of_the_marts(

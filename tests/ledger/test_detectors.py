@@ -146,6 +146,15 @@ def test_one_that_was_given_up_is_to_report_before_it_speaks(ledger: Engine) -> 
     assert state(ledger, of_two) is None
 
 
+def test_a_new_reader_s_word_counts_though_its_clock_is_behind(ledger: Engine) -> None:
+    of_one, _ = shared(ledger, register(ledger, "one"), register(ledger, "two"))
+    at = datetime.now(UTC)
+    set_camera_status(ledger, of_one, "offline", "no frame", at, by="one")
+    age(ledger, "one", LEASE + 1)
+    set_camera_status(ledger, of_one, "online", "", at - timedelta(minutes=1), by="two")
+    assert state(ledger, of_one) == "online"
+
+
 def test_one_that_knows_a_camera_no_more_says_that_it_was_removed_though_another_has_not_noticed_yet(
     ledger: Engine,
 ) -> None:
