@@ -81,7 +81,7 @@ def test_the_list_says_which_detector_reads_a_camera(ledger: Engine) -> None:
         "of-north": ("", "table"),
         "of-both": ("south", "table"),
         "of-nobody": ("", "table"),
-        "elsewhere": ("", "nowhere (was removed)"),
+        "elsewhere": ("", "settings of no living detect, or nowhere (was removed)"),
     }
 
 
