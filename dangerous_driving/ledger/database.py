@@ -32,7 +32,12 @@ def engine_url(settings: DatabaseSettings) -> URL:
 
 
 def open_engine(settings: DatabaseSettings, *, application: str = "dangerous-driving") -> Engine:
-    """An engine that connects at its first use; sessions run in UTC."""
+    """An engine that connects at its first use; sessions run in UTC.
+
+    A session that says nothing for twice ``database.statement_timeout`` in the middle of a transaction is ended by the
+    server: the process is frozen or lost, and others wait for its locks.
+    """
+    limit = int(settings.statement_timeout * 1000)
     return create_engine(
         engine_url(settings),
         pool_size=settings.pool_size,
@@ -42,7 +47,8 @@ def open_engine(settings: DatabaseSettings, *, application: str = "dangerous-dri
         connect_args={
             "connect_timeout": settings.connect_timeout,
             "application_name": application,
-            "options": f"-c timezone=UTC -c statement_timeout={int(settings.statement_timeout * 1000)} {SERVER_KEEPALIVES}",
+            "options": f"-c timezone=UTC -c statement_timeout={limit}"
+            f" -c idle_in_transaction_session_timeout={2 * limit} {SERVER_KEEPALIVES}",
             **CLIENT_KEEPALIVES,
         },
     )

@@ -107,7 +107,8 @@ def test_detectors_share_cameras_and_take_over_those_of_one_that_died(
         picture = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f"pictures/{number}.png"), picture)
     shared: dict[str, object] = {
-        "database": {"url": database.url.get_secret_value()},
+        # short: a process that is stopped in the middle of a transaction keeps its locks for twice as long
+        "database": {"url": database.url.get_secret_value(), "statement_timeout": 5.0},
         "kafka": kafka.model_dump(mode="json"),
         "objects": {"folder": str(tmp_path / "objects")},
         "detection": {"weights": str(write_onnx(np.zeros((8, 10), np.float32))), "threads": 1},

@@ -52,6 +52,25 @@ def test_a_lock_that_others_hold_is_told_as_one(cameras: Engine) -> None:
     assert "database.url" not in str(caught.value)
 
 
+def test_who_falls_silent_in_the_middle_of_a_transaction_keeps_its_locks_for_a_while_only(
+    cameras: Engine, database: DatabaseSettings
+) -> None:
+    frozen = open_engine(database.model_copy(update={"statement_timeout": 0.5}))
+
+    def fall_silent() -> None:
+        with transaction(frozen) as connection:
+            connection.execute(text("UPDATE camera SET name = 'x' WHERE id = 'one'"))
+            run(cameras, "UPDATE camera SET name = 'y' WHERE id = 'one'")
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(LedgerError) as caught:
+        fall_silent()
+    assert caught.value.retriable
+    with transaction(cameras) as connection:
+        assert connection.scalar(text("SELECT name FROM camera WHERE id = 'one'")) == "y"
+    frozen.dispose()
+
+
 def test_a_deadlock_is_told_as_one(cameras: Engine) -> None:
     both = threading.Barrier(2)
     errors: list[LedgerError] = []
