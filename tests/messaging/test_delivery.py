@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from kafka import KafkaAdminClient
 
 from dangerous_driving.contracts import Alert, AlertBasis, AlertState, DetectionResult, RiskLevel
 from dangerous_driving.errors import BrokerError
 from dangerous_driving.messaging import AckPolicy, Consumer, Producer, Received, Topic
+from dangerous_driving.messaging.connection import opening
 from dangerous_driving.settings import KafkaSettings
 from tests.messaging.conftest import frame, numbers, receive, wait_until
 
@@ -196,3 +198,16 @@ def test_a_closed_producer_refuses(kafka: KafkaSettings, camera: str) -> None:
     producer.close()
     with pytest.raises(BrokerError, match="closed"):
         producer.send(Topic.DETECTION_RESULTS, frame(camera, 1), key=camera)
+
+
+def test_a_client_that_is_closed_while_it_sends_leaves_no_socket_behind(kafka: KafkaSettings) -> None:
+    with opening(kafka, "test") as options:
+        client = KafkaAdminClient(**options)
+    client.list_topics()
+    transports = [held.transport for held in client._client._manager._conns.values() if held.transport]
+    sockets = [transport._sock for transport in transports]
+    assert sockets
+    for transport in transports:
+        transport._write_buffer.append(b"")  # as if the broker took no more for a moment
+    client.close()
+    assert [item.fileno() for item in sockets] == [-1] * len(sockets)
