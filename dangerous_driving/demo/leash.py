@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-NICENESS = 10
+NICENESS = 5
 
 GRACE = 15.0  # s between SIGTERM and SIGKILL
 

@@ -34,7 +34,7 @@ from infra.prometheus.servers import Monitoring
 from tests.chromium import PAINTED, chromium
 from tests.observability.exposition import problems, told
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 COMMAND = [sys.executable, "-m", "dangerous_driving.cli"]
 
@@ -278,7 +278,7 @@ def test_a_run_with_a_killed_assessor_ends_with_every_task_assessed_once(tmp_pat
         enough = "SELECT least((SELECT count(*) FROM frame), (SELECT count(*) FROM risk_assessment))"
         eventually(lambda: count(ledger_url, enough) > 20, seconds=240)
         running.process.send_signal(signal.SIGUSR1)  # the capture is over
-        said = running.wait(300)
+        said = running.wait(700)
     assert left_running(folder) == []
     assert number(said, "frames") > 20
     assert number(said, "groups") > 20
@@ -314,7 +314,7 @@ def test_after_a_kill_of_the_whole_demo_a_second_start_finishes_what_was_capture
         running.process.wait()
         captured = len(list((folder / "objects").rglob("frames/**/*.json")))
     with demo(folder, *real_clips(shared), seconds=5, dagster=False) as running:
-        said = running.wait(300)
+        said = running.wait(700)
     assert number(said, "frames") >= captured
     assert number(said, "tasks", of="pending") + number(said, "tasks", of="claimed") == 0
     assert "no violation" in verify(folder)
