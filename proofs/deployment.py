@@ -393,6 +393,9 @@ manifest on a real Kubernetes API server with its controllers, and a run by Dags
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored by a script's background job, and Dagster does so with SIGTERM then
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--mirror", default="", help="Debian's archive for debootstrap; default: its own")

@@ -23,6 +23,8 @@ GRACE = 15.0  # s between SIGTERM and SIGKILL
 def main(argv: list[str]) -> int:
     """Run the program until it ends or the leash is pulled."""
     os.nice(NICENESS)
+    # a script's background job ignores SIGINT, and Dagster does with SIGTERM what it does with SIGINT
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # its own group, so that what it starts is ended with it
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
     _give_way(process.pid)

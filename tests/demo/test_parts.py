@@ -103,6 +103,18 @@ def test_a_leashed_program_ends_with_sigterm_and_its_exit_code_is_passed_on(tmp_
     leash.stdin.close()
 
 
+def test_a_leashed_program_can_be_interrupted_though_the_demo_runs_in_a_script_s_background() -> None:
+    tell = "import signal; raise SystemExit(7 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else 0)"
+    leash = subprocess.Popen(
+        leashed(sys.executable, "-c", tell),
+        stdin=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509  # no thread runs yet
+    )
+    assert leash.wait(60) == 0
+    assert leash.stdin is not None
+    leash.stdin.close()
+
+
 def test_what_a_killed_demo_of_this_folder_left_is_ended_and_nothing_else(tmp_path: Path) -> None:
     def sleeper(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
