@@ -198,6 +198,7 @@ def detect(settings: Settings, *, leash: bool, settings_file: Path | None = None
         process.ready()
         service.run(process.stop)
         follower.check()
+        producer.check()
 
 
 def _inventory(settings: Settings, engine: Engine, file: Path | None) -> CameraInventory:

@@ -78,12 +78,12 @@ class CameraFollower:
 
     def _share(self, cameras: tuple[CameraSpec, ...]) -> tuple[CameraSpec, ...]:
         idle = self._user.idle_for()
-        if hangs := idle >= self._lease:
+        if idle >= self._lease:
             if not self._hangs:
                 log.error("detection_hangs", seconds=round(idle), cameras=len(self._own))
             self._hangs = True
             return self._own  # unheard, so that others take over
-        self._hangs = hangs
+        self._hangs = False
         self._own = self._membership.own(cameras)
         if self._membership.doubted:
             self._user.tell_again()

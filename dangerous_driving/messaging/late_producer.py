@@ -10,7 +10,7 @@ from typing import Self
 import structlog
 
 from dangerous_driving.contracts import Message
-from dangerous_driving.errors import BrokerError, DangerousDrivingError
+from dangerous_driving.errors import BrokerError
 from dangerous_driving.messaging.producer import Delivery, Producer
 from dangerous_driving.messaging.topics import Topic
 from dangerous_driving.settings import KafkaSettings
@@ -49,6 +49,7 @@ class LateProducer:
         self._on_failure, self._retry = on_failure, retry
         self._producer: Producer | None = None
         self._reason = ""
+        self._error: Exception | None = None
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._go_on, name="producer-opens", daemon=True)
@@ -62,6 +63,11 @@ class LateProducer:
         if self._producer is None:
             raise BrokerError(f"cannot send to topic {topic}: {self._reason}")
         return self._producer.send(topic, message, key)
+
+    def check(self) -> None:
+        """Raise what told that it can never be opened."""
+        if self._error is not None:
+            raise self._error
 
     def __enter__(self) -> Self:
         if not self._open():
@@ -84,8 +90,10 @@ class LateProducer:
                 if self._open():
                     log.info("broker_answers")
                     return
-            except DangerousDrivingError as error:
-                log.error("producer_cannot_be_opened", reason=str(error))  # noqa: TRY400  # the trace says no more
+            except Exception as error:
+                # it would go on spooling for ever, with nobody told
+                log.exception("producer_cannot_be_opened", reason=str(error))
+                self._error = error
                 self._on_failure()
                 return
 

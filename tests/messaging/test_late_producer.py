@@ -83,9 +83,12 @@ def test_settings_that_contradict_each_other_are_told_at_once() -> None:
 
 def test_what_can_never_be_opened_is_a_failure() -> None:
     brokers, failed = Brokers(), threading.Event()
-    with capture_logs() as logs, late(brokers, on_failure=failed.set):
-        brokers.error = ConfigError("kafka", "they contradict each other", "change them")
+    with capture_logs() as logs, late(brokers, on_failure=failed.set) as producer:
+        producer.check()
+        brokers.error = KeyError("a slip")
         assert failed.wait(60)
+        with pytest.raises(KeyError, match="a slip"):
+            producer.check()
     assert logs[-1]["event"] == "producer_cannot_be_opened"
 
 
