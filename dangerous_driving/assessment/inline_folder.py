@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,8 +15,9 @@ from typing import IO, Any
 import structlog
 
 from dangerous_driving.contracts import AssessmentTask
-from dangerous_driving.errors import ConfigError, ContractError
+from dangerous_driving.errors import ContractError
 from dangerous_driving.ledger.assessments import AssessmentRecord, CallOutcome
+from dangerous_driving.own_folder import own_folder
 
 log = structlog.get_logger(__name__)
 
@@ -58,26 +58,7 @@ class InlineFolder:
         Raises:
             ConfigError: the folder cannot be written, or another process uses it.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            owned = (self._folder / "lock").open("w", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                "assessment.inline_folder", f"{self._folder} cannot be written ({error.strerror})", "name another"
-            ) from error
-        try:
-            fcntl.flock(owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owned.close()
-            raise ConfigError(
-                "assessment.inline_folder", f"another process uses {self._folder}", "give each its own"
-            ) from error
-        except OSError as error:
-            owned.close()
-            raise ConfigError(
-                "assessment.inline_folder", f"{self._folder} cannot be locked ({error.strerror})", "name another"
-            ) from error
-        self._owned = owned
+        self._owned = own_folder(self._folder, "assessment.inline_folder")
 
     def release(self) -> None:
         """Let another process have it."""

@@ -22,7 +22,6 @@ says all that order and dropping need.
 from __future__ import annotations
 
 import bisect
-import fcntl
 import heapq
 import itertools
 import json
@@ -36,7 +35,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
 
 import structlog
 
@@ -49,6 +47,7 @@ from dangerous_driving.observability.metrics import (
     SPOOL_OLDEST_AGE,
     SPOOLED,
 )
+from dangerous_driving.own_folder import own_folder
 
 log = structlog.get_logger(__name__)
 
@@ -142,23 +141,7 @@ class Spool:
         self._drafts = itertools.count()
         self._dropped, self._drop_logged = 0, -DROP_LOG_INTERVAL
         self._closed = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._owned: IO[str] = (folder / "lock").open("w", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                "spool.folder", f"{folder} cannot be written ({error.strerror})", "name another"
-            ) from error
-        try:
-            fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._owned.close()
-            raise ConfigError("spool.folder", f"another process uses {folder}", "give each its own") from error
-        except OSError as error:
-            self._owned.close()
-            raise ConfigError(
-                "spool.folder", f"{folder} cannot be locked ({error.strerror})", "name another"
-            ) from error
+        self._owned = own_folder(folder, "spool.folder")
         try:
             with self._lock:
                 self._look()

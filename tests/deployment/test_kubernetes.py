@@ -142,6 +142,13 @@ def test_the_settings_are_accepted_with_the_variables_of_the_pods(
     assert loaded.objects.kind == "s3", "pods share no folder"
 
 
+def loaded_from(manifests: tuple[Manifest, ...], folder: Path) -> settings.Settings:
+    """What services read of these manifests' settings."""
+    file = folder / "settings.yaml"
+    file.write_text(settings_of(manifests))
+    return settings.load(file)
+
+
 def documented_variables() -> set[str]:
     """The variables that docs/deployment.md puts into the Secrets."""
     return variables_of(KUBERNETES.parents[1] / "docs" / "deployment.md")
@@ -150,9 +157,7 @@ def documented_variables() -> set[str]:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_probes_ask_where_the_settings_listen(folder: Path, tmp_path: Path) -> None:
     manifests = render(folder)
-    file = tmp_path / "settings.yaml"
-    file.write_text(settings_of(manifests))
-    loaded = settings.load(file)
+    loaded = loaded_from(manifests, tmp_path)
     assert loaded.observability.host == loaded.realtime.host == EVERYWHERE
     probed = 0
     for name, pod in pod_templates(manifests).items():
@@ -177,9 +182,7 @@ def test_probes_ask_where_the_settings_listen(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_what_the_settings_write_lies_on_a_volume(folder: Path, tmp_path: Path) -> None:
     manifests = render(folder)
-    file = tmp_path / "settings.yaml"
-    file.write_text(settings_of(manifests))
-    loaded = settings.load(file)
+    loaded = loaded_from(manifests, tmp_path)
     assert loaded.spool.folder is not None
     assert loaded.keys.file is not None
     for name, pod in pod_templates(manifests).items():
